@@ -1,0 +1,264 @@
+"""The two kinds of configuration, never mixed.
+
+`Settings` says where things are: read once from the environment, frozen, passed down; nothing else reads `os.environ`.
+`ProjectSettings` says how a project learns: the admin's words, one pydantic model for Label Studio's extra params, the
+command line and the JSON API. `{}` is a complete, good configuration.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ls_backend.errors import SettingsError
+
+
+def default_data_dir() -> Path:
+    """Where data goes when DATA_DIR is unset: the user's data folder of the XDG convention."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "ls-backend"
+
+
+class Settings(BaseSettings):
+    """Deployment settings, read from the environment."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True, env_prefix="LSB_"
+    )
+
+    label_studio_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"),
+        description="Label Studio as this backend reaches it. Unset: the address Label Studio sends in /setup.",
+    )
+    label_studio_api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_ACCESS_TOKEN"),
+        description="Personal access token or legacy token. Unset: the token Label Studio sends in /setup, if any.",
+    )
+    backend_url: str | None = Field(
+        default=None, description="This backend as Label Studio reaches it. Unset: http://localhost:PORT."
+    )
+    host: str = Field(default="0.0.0.0", description="Address the server listens on.")  # noqa: S104 - containers need it
+    port: int = Field(default=9090, ge=1, le=65535, validation_alias="PORT", description="Port the server listens on.")
+    threads: int = Field(default=16, ge=2, le=256, validation_alias="THREADS", description="Threads of the server.")
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        validation_alias="DATA_DIR",
+        description="Database, embeddings, image cache, embedded Redis.",
+    )
+    model_dir: Path | None = Field(
+        default=None, validation_alias="MODEL_DIR", description="Model versions. Unset: DATA_DIR/models."
+    )
+    weights_dir: Path = Field(
+        default=Path("model_weights"), validation_alias="WEIGHTS_DIR", description="Checkpoints of other backbones."
+    )
+    database_url: SecretStr | None = Field(
+        default=None, validation_alias="DATABASE_URL", description="SQLAlchemy URL. Unset: SQLite in DATA_DIR."
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, validation_alias="REDIS_URL", description="Redis for the job queue. Unset: an embedded server."
+    )
+    basic_auth_user: str | None = Field(
+        default=None, validation_alias="BASIC_AUTH_USER", description="User name Label Studio must send. Unset: open."
+    )
+    basic_auth_pass: SecretStr | None = Field(
+        default=None, validation_alias="BASIC_AUTH_PASS", description="Password Label Studio must send."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", validation_alias="LOG_LEVEL", description="How much is logged."
+    )
+    log_json: bool = Field(default=False, description="One JSON object per log line instead of text.")
+    device: str = Field(default="auto", validation_alias="DEVICE", description="auto, cpu, cuda or cuda:N.")
+    rank_workers: int = Field(default=1, ge=1, le=64, description="Processes that refit, rank and publish.")
+    embed_workers: int = Field(default=1, ge=1, le=64, description="Processes that read images and embed them.")
+    predict_deadline_s: float = Field(
+        default=20.0, gt=0, le=95, description="Seconds /predict waits for the worker; Label Studio gives up after 100."
+    )
+    reconcile_s: float = Field(
+        default=45.0, ge=1, le=3600, description="Seconds between two comparisons of a project with Label Studio."
+    )
+    image_timeout_s: float = Field(default=15.0, gt=0, le=600, description="Seconds to fetch one image.")
+    image_max_bytes: int = Field(default=64 * 2**20, ge=1024, description="Largest image file accepted, in bytes.")
+    image_max_pixels: int = Field(default=100_000_000, ge=1, description="Largest image accepted, in pixels.")
+    image_cache_bytes: int = Field(
+        default=10 * 2**30, ge=0, description="Bytes of downloaded images kept on disk; the oldest go first."
+    )
+    local_files_root: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("LOCAL_FILES_DOCUMENT_ROOT", "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT"),
+        description="Folder that holds Label Studio's local files on this machine. Unset: they are downloaded.",
+    )
+
+    @property
+    def models_path(self) -> Path:
+        """Folder of model versions."""
+        return self.model_dir or self.data_dir / "models"
+
+    @property
+    def sql_url(self) -> str:
+        """SQLAlchemy URL of the records."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir / 'ls_backend.sqlite3'}"
+
+    @property
+    def public_url(self) -> str:
+        """This backend as Label Studio reaches it, without a trailing slash."""
+        return (self.backend_url or f"http://localhost:{self.port}").rstrip("/")
+
+
+class Words(BaseModel):
+    """Base of the admin's words: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Strength = Annotated[float, Field(ge=-4.0, le=4.0)]
+
+
+class Uncertainty(Words):
+    """How unsure the model is."""
+
+    method: str = Field(default="margin", description="How doubt is measured.")
+    strength: Strength = Field(default=1.0, description="Exponent of this factor; 0 turns it off, negative inverts it.")
+
+
+class Diversity(Words):
+    """How far a task is from what is labelled and already ahead in the queue."""
+
+    method: str = Field(default="coverage", description="How redundancy is measured.")
+    strength: Strength = Field(default=1.0, description="Exponent of this factor; 0 turns it off, negative inverts it.")
+
+
+class Balance(Words):
+    """How much the likely classes of a task are missing among the labels."""
+
+    target: Literal["uniform", "input"] | dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default="uniform",
+        description="Wanted class shares: uniform, input (as the model sees the pool), or a share for each class.",
+    )
+    strength: Strength = Field(default=1.0, description="Exponent of this factor; 0 turns it off, negative inverts it.")
+
+
+class Representativeness(Words):
+    """How typical a task is of the pool."""
+
+    method: str = Field(default="density", description="How typicality is measured.")
+    strength: Strength = Field(default=0.0, description="Exponent of this factor; 0 turns it off, negative inverts it.")
+    drop_outliers: float = Field(
+        default=0.0, ge=0, le=0.5, description="Share of the least typical tasks left for last (0 to 0.5)."
+    )
+
+
+class MetadataRule(Words):
+    """One rule about a field of the task data."""
+
+    field: str = Field(min_length=1, description="Name of the field in the task data.")
+    strength: Strength = Field(default=1.0, description="Exponent of this factor; negative prefers small values.")
+    weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        default=None, description="Weight of each value of a categorical field; 0 keeps such tasks out of the queue."
+    )
+    min: float | None = Field(default=None, description="Tasks below this value are kept out of the queue.")
+    max: float | None = Field(default=None, description="Tasks above this value are kept out of the queue.")
+
+
+class Value(Words):
+    """What a label of each class is worth."""
+
+    classes: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="Worth of a label of each class; classes not named count 1."
+    )
+    strength: Strength = Field(default=1.0, description="Exponent of this factor; 0 turns it off, negative inverts it.")
+
+
+class Objectives(Words):
+    """The named objectives whose product is the priority."""
+
+    uncertainty: Uncertainty = Uncertainty()
+    diversity: Diversity = Diversity()
+    balance: Balance = Balance()
+    representativeness: Representativeness = Representativeness()
+    metadata: tuple[MetadataRule, ...] = ()
+    value: Value = Value()
+
+
+class ProjectSettings(Words):
+    """How one project learns and ranks: the admin's words."""
+
+    preset: str = Field(default="auto", description="Named set of objectives to start from.")
+    objectives: dict[str, Any] = Field(
+        default_factory=dict, description="Objectives that override the preset, one by one."
+    )
+    explore: float = Field(default=0.05, ge=0, le=1, description="Share of the queue picked at random.")
+    window: int | None = Field(
+        default=None, ge=1, le=100_000, description="Tasks published ahead; unset: from annotators and labelling speed."
+    )
+    retrain_after: int = Field(default=1, ge=1, le=100_000, description="New labels before the model is refitted.")
+    min_labels: int = Field(default=10, ge=2, le=100_000, description="Labels before the first model is trained.")
+    prelabel: bool = Field(default=True, description="Show the model's prediction as pre-annotation.")
+    manage_queue: bool = Field(
+        default=True,
+        description="Keep Label Studio's sampling mode and model version on our queue; false: only report.",
+    )
+    backbone: str = Field(default="efficientnet_lite0", description="Network that makes the embeddings.")
+    holdout: float = Field(default=0.2, ge=0, le=0.5, description="Share of the labels kept for measuring.")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of everything random.")
+
+    @field_validator("objectives")
+    @classmethod
+    def _known_objectives(cls, value: dict[str, Any]) -> dict[str, Any]:
+        Objectives.model_validate(value)
+        return value
+
+    @classmethod
+    def from_extra_params(cls, raw: object) -> ProjectSettings:
+        """Read what Label Studio sends as `extra_params`: an object, a JSON string, an empty string or nothing.
+
+        Raises:
+            SettingsError: Names every wrong key and value, and the nearest known name.
+        """
+        if raw is None or raw == "":
+            return cls()
+        if isinstance(raw, str):
+            try:
+                raw = json.loads(raw)
+            except json.JSONDecodeError as error:
+                raise SettingsError(
+                    f"Extra params are not JSON ({error.msg} at character {error.pos}); expected an object "
+                    'such as {"preset": "margin"}.',
+                ) from error
+        if not isinstance(raw, dict):
+            raise SettingsError(f"Extra params are a {type(raw).__name__}; expected a JSON object.")
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            raise SettingsError("; ".join(_explain(item, cls) for item in error.errors())) from error
+
+
+def known_names(model: type[BaseModel]) -> set[str]:
+    """Every key that may appear anywhere in the settings of `model`."""
+    names: set[str] = set()
+    for name, field in model.model_fields.items():
+        names.add(name)
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            names |= known_names(nested)
+    return names
+
+
+def _explain(item: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = known_names(model) | known_names(Objectives) | set(MetadataRule.model_fields)
+        near = difflib.get_close_matches(str(item["loc"][-1]), sorted(known), n=1)
+        return f"{where} is not a setting" + (f"; did you mean {near[0]}?" if near else "")
+    value = str(item.get("input"))
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return f"{where} is {shown}: {item['msg']}"
