@@ -25,6 +25,12 @@ def default_data_dir() -> Path:
     return Path(base) / "ls-backend"
 
 
+def default_cache_dir() -> Path:
+    """Where files lie that may be deleted at any time: the user's cache folder of the XDG convention."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "ls-backend"
+
+
 class Settings(BaseSettings):
     """Deployment settings, read from the environment."""
 
@@ -95,6 +101,10 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("LOCAL_FILES_DOCUMENT_ROOT", "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT"),
         description="Folder that holds Label Studio's local files on this machine. Unset: they are downloaded.",
     )
+    label_studio_executable: Path | None = Field(
+        default=None,
+        description="Label Studio's program, for the demo. Unset: the one in .venv-label-studio, then the one on PATH.",
+    )
 
     @property
     def models_path(self) -> Path:
@@ -112,6 +122,18 @@ class Settings(BaseSettings):
     def public_url(self) -> str:
         """This backend as Label Studio reaches it, without a trailing slash."""
         return (self.backend_url or f"http://localhost:{self.port}").rstrip("/")
+
+
+def env_names() -> dict[str, tuple[str, ...]]:
+    """Environment names of every field of `Settings`; the first one is the one to write down."""
+    names: dict[str, tuple[str, ...]] = {}
+    for field, info in Settings.model_fields.items():
+        alias = info.validation_alias
+        if isinstance(alias, AliasChoices):
+            names[field] = tuple(str(choice) for choice in alias.choices)
+        else:
+            names[field] = (str(alias or f"LSB_{field.upper()}"),)
+    return names
 
 
 class Words(BaseModel):

@@ -1,0 +1,1 @@
+"""A complete installation on one machine, started by one command: for trying the product and for its tests."""
