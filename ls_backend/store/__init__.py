@@ -1,0 +1,33 @@
+"""Records in SQL and embeddings in LanceDB. Label Studio stays the source of truth for tasks and annotations."""
+
+from ls_backend.store.predictions import Predictions
+from ls_backend.store.problems import Problem, Problems
+from ls_backend.store.projects import Event, Project, Projects
+from ls_backend.store.records import Store
+from ls_backend.store.runs import Run, Runs
+from ls_backend.store.tasks import Counts, TaskRow, Tasks, TaskTable
+from ls_backend.store.vectors import Loaded, Vectors
+from ls_backend.store.versions import Versions
+from ls_backend.store.windows import KeptRow, WindowRow, Windows
+
+__all__ = [
+    "Counts",
+    "Event",
+    "KeptRow",
+    "Loaded",
+    "Predictions",
+    "Problem",
+    "Problems",
+    "Project",
+    "Projects",
+    "Run",
+    "Runs",
+    "Store",
+    "TaskRow",
+    "TaskTable",
+    "Tasks",
+    "Vectors",
+    "Versions",
+    "WindowRow",
+    "Windows",
+]

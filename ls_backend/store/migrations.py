@@ -1,0 +1,70 @@
+"""Numbered, forward-only changes of the tables; run whenever a `Store` opens.
+
+Step 1 creates today's tables, so a later step looks before it changes: on a fresh database there is nothing to do.
+Several processes may start at once: the first does the work, the others wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, func, insert, select, text
+
+from ls_backend.errors import StoreError
+from ls_backend.store import schema
+from ls_backend.store.database import Database
+
+_LOCK = 4_715_302_891  # any number nobody else takes as a PostgreSQL advisory lock
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step.
+
+    Attributes:
+        number: Counts from 1 without gaps.
+        apply: Changes the tables on the given connection; harmless when they already have the change.
+    """
+
+    number: int
+    name: str
+    apply: Callable[[Connection], None]
+
+
+MIGRATIONS: tuple[Migration, ...] = (Migration(1, "first tables", schema.metadata.create_all),)
+
+
+def migrate(database: Database, steps: Sequence[Migration] = MIGRATIONS) -> int:
+    """Bring the tables to the newest step, in one transaction.
+
+    Returns:
+        Number of the newest step.
+
+    Raises:
+        StoreError: The database was written by a newer version of this package.
+    """
+    newest = steps[-1].number
+    with database.write() as connection:
+        if database.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        schema.schema_version.create(connection, checkfirst=True)
+        reached = connection.scalar(select(func.coalesce(func.max(schema.schema_version.c.number), 0))) or 0
+        if reached > newest:
+            raise StoreError(
+                f"The database is at step {reached}, this version of ls-backend knows {newest}: "
+                "a newer version has used it.",
+                hint="Upgrade ls-backend, or point DATA_DIR or DATABASE_URL at another database.",
+                reached=reached,
+                known=newest,
+            )
+        for step in steps:
+            if step.number > reached:
+                step.apply(connection)
+                connection.execute(
+                    insert(schema.schema_version).values(
+                        number=step.number, name=step.name, applied_at=datetime.now(UTC)
+                    )
+                )
+    return newest

@@ -1,0 +1,59 @@
+"""The records of a deployment behind one door."""
+
+from __future__ import annotations
+
+from ls_backend.store.database import Database
+from ls_backend.store.migrations import migrate
+from ls_backend.store.predictions import Predictions
+from ls_backend.store.problems import Problems
+from ls_backend.store.projects import Projects
+from ls_backend.store.runs import Runs
+from ls_backend.store.tasks import Tasks
+from ls_backend.store.versions import Versions
+from ls_backend.store.windows import Windows
+
+
+class Store:
+    """Every record, in SQLite or PostgreSQL. Opening brings the tables up to date. Safe to share between threads.
+
+    Attributes:
+        projects: Projects, their counters and events.
+        tasks: Tasks and annotations as last read.
+        versions: Model versions.
+        windows: Published windows and their reasons.
+        predictions: Answers of model versions.
+        problems: What is wrong now.
+        runs: What the workers did.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open the database.
+
+        Args:
+            url: SQLAlchemy URL of an SQLite file or a PostgreSQL database.
+
+        Raises:
+            StoreError: The URL is of no use, the database cannot be opened, or a newer version has used it.
+        """
+        self._database = Database(url)
+        migrate(self._database)
+        self.projects = Projects(self._database)
+        self.tasks = Tasks(self._database)
+        self.versions = Versions(self._database)
+        self.windows = Windows(self._database)
+        self.predictions = Predictions(self._database)
+        self.problems = Problems(self._database)
+        self.runs = Runs(self._database)
+
+    def ping(self) -> None:
+        """Answer when the database can be read.
+
+        Raises:
+            StoreError: It cannot.
+        """
+        with self._database.read() as connection:
+            connection.exec_driver_sql("SELECT 1")
+
+    def dispose(self) -> None:
+        """Close the connections; the store opens new ones when it is used again."""
+        self._database.dispose()

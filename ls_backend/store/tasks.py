@@ -1,0 +1,394 @@
+"""Tasks and annotations as last read from Label Studio, and what was found out about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    delete,
+    distinct,
+    false,
+    func,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+
+from ls_backend.domain import Annotation, Task
+from ls_backend.store.database import Database, chunks, replace_rows, upsert
+from ls_backend.store.schema import task_annotations, tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the store holds of a project.
+
+    Attributes:
+        annotations: Submitted and not cancelled.
+        cancelled: Skipped or cancelled annotations.
+    """
+
+    tasks: int
+    annotations: int
+    cancelled: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task and the state of its image.
+
+    Attributes:
+        image: Reference to the image as the task data has it; None when the task data has none.
+        image_error: Why the image could not be read the last time; None when it was never tried.
+    """
+
+    task_id: int
+    image: str | None
+    image_error: str | None
+    image_error_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTable:
+    """All tasks of a project as columns of equal length n, by task id.
+
+    Attributes:
+        task_id: (n,) int64.
+        label: (n,) object, str or None.
+        holdout: (n,) bool.
+        content_hash: (n,) object, str or None while the image is unread.
+        n_annotations: (n,) int64, not cancelled ones, as Label Studio counts them.
+        n_cancelled: (n,) int64.
+        is_labeled: (n,) bool; Label Studio serves such a task no more.
+    """
+
+    task_id: npt.NDArray[np.int64]
+    label: npt.NDArray[np.object_]
+    holdout: npt.NDArray[np.bool_]
+    content_hash: npt.NDArray[np.object_]
+    n_annotations: npt.NDArray[np.int64]
+    n_cancelled: npt.NDArray[np.int64]
+    is_labeled: npt.NDArray[np.bool_]
+
+
+_ANNOTATION = tuple(task_annotations.c[item.name] for item in fields(Annotation))
+_ROW = tuple(tasks.c[item.name] for item in fields(TaskRow))
+
+
+class Tasks:
+    """Records of tasks and annotations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def upsert(self, project_id: int, given: Iterable[Task], *, image_field: str) -> None:
+        """Store tasks as Label Studio has them now.
+
+        A task older than the stored one is ignored with its annotations: answers may arrive out of order. A changed
+        image reference makes the image unread again. Annotations are replaced as a set where they were read.
+
+        Args:
+            project_id: Project they belong to.
+            given: Tasks, at most once each.
+            image_field: Key of the task data that holds the image.
+
+        Raises:
+            StoreError: The project is not known.
+        """
+        for batch in chunks(given):
+            with self._database.write() as connection:
+                stored = _updated_at(connection, project_id, [task.task_id for task in batch])
+                fresh = [task for task in batch if not _is_older(task, stored)]
+                _write_tasks(connection, project_id, fresh, image_field)
+                _write_annotations(connection, project_id, [task for task in fresh if task.annotations is not None])
+
+    def delete(self, project_id: int, task_ids: Iterable[int]) -> None:
+        """Delete tasks with their annotations; unknown ids are no error."""
+        with self._database.write() as connection:
+            for batch in chunks(task_ids):
+                for table in (task_annotations, tasks):
+                    connection.execute(
+                        delete(table).where(table.c.project_id == project_id, table.c.task_id.in_(batch))
+                    )
+
+    def ids(self, project_id: int) -> set[int]:
+        """Return the ids of all tasks."""
+        with self._database.read() as connection:
+            return set(connection.scalars(select(tasks.c.task_id).where(tasks.c.project_id == project_id)))
+
+    def counts(self, project_id: int) -> Counts:
+        """Count what is stored, to compare with Label Studio's own counts."""
+        with self._database.read() as connection:
+            n_tasks = connection.scalar(select(func.count()).where(tasks.c.project_id == project_id))
+            n_annotations, n_cancelled = connection.execute(
+                select(
+                    func.coalesce(func.sum(case((task_annotations.c.was_cancelled, 0), else_=1)), 0),
+                    func.coalesce(func.sum(case((task_annotations.c.was_cancelled, 1), else_=0)), 0),
+                ).where(task_annotations.c.project_id == project_id)
+            ).one()
+        return Counts(tasks=n_tasks or 0, annotations=int(n_annotations), cancelled=int(n_cancelled))
+
+    def set_labels(self, project_id: int, labels: Mapping[int, tuple[str | None, str | None]]) -> None:
+        """Set the label of tasks.
+
+        Args:
+            project_id: Project they belong to.
+            labels: Task id -> (label, problem); a problem says in words why there is no label.
+        """
+        rows = [{"task": key, "text": label, "why": problem} for key, (label, problem) in labels.items()]
+        statement = _one_task(project_id).values(label=bindparam("text"), label_problem=bindparam("why"))
+        with self._database.write() as connection:
+            if rows:
+                connection.execute(statement, rows)
+
+    def label_problems(self, project_id: int) -> dict[int, str]:
+        """Return the tasks whose annotations give no usable label, and why."""
+        statement = select(tasks.c.task_id, tasks.c.label_problem).where(
+            tasks.c.project_id == project_id, tasks.c.label_problem.is_not(None)
+        )
+        with self._database.read() as connection:
+            return {row.task_id: row.label_problem for row in connection.execute(statement.order_by(tasks.c.task_id))}
+
+    def set_holdout(self, project_id: int, task_ids: Iterable[int]) -> None:
+        """Make exactly these tasks the hold-out."""
+        mine = tasks.c.project_id == project_id
+        with self._database.write() as connection:
+            connection.execute(update(tasks).where(mine, tasks.c.holdout).values(holdout=false()))
+            for batch in chunks(task_ids):
+                connection.execute(update(tasks).where(mine, tasks.c.task_id.in_(batch)).values(holdout=true()))
+
+    def set_content(
+        self, project_id: int, hashes: Mapping[int, str], *, references: Mapping[int, str] | None = None
+    ) -> None:
+        """Record which image content tasks have; an earlier image error is over.
+
+        Args:
+            project_id: Project they belong to.
+            hashes: Task id -> SHA-256 of the image bytes.
+            references: Task id -> image reference the bytes were read from. A task that shows another image by now
+                stays unread.
+        """
+        references = references or {}
+        rows = [{"task": key, "hash": value, "reference": references.get(key)} for key, value in hashes.items()]
+        still = or_(bindparam("reference").is_(None), tasks.c.image == bindparam("reference", type_=tasks.c.image.type))
+        statement = _one_task(project_id).where(still)
+        with self._database.write() as connection:
+            if rows:
+                connection.execute(
+                    statement.values(content_hash=bindparam("hash"), image_error=null(), image_error_at=null()), rows
+                )
+
+    def set_image_error(self, project_id: int, task_id: int, message: str) -> None:
+        """Record why the image of a task could not be read; it is tried again later."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(tasks)
+                .where(tasks.c.project_id == project_id, tasks.c.task_id == task_id)
+                .values(image_error=message, image_error_at=_now())
+            )
+
+    def unread(self, project_id: int, limit: int, *, retry_s: float = 3600.0) -> list[TaskRow]:
+        """Return tasks whose image is still to be read, never tried ones first.
+
+        Args:
+            project_id: Project they belong to.
+            limit: At most so many.
+            retry_s: Seconds before an image that failed is tried again.
+        """
+        due = or_(tasks.c.image_error_at.is_(None), tasks.c.image_error_at < _now() - timedelta(seconds=retry_s))
+        waiting = select(*_ROW).where(tasks.c.project_id == project_id, tasks.c.content_hash.is_(None), due)
+        order = (tasks.c.image_error_at.is_not(None), tasks.c.image_error_at, tasks.c.task_id)
+        with self._database.read() as connection:
+            return [TaskRow(*row) for row in connection.execute(waiting.order_by(*order).limit(limit))]
+
+    def unreadable(self, project_id: int, limit: int) -> list[TaskRow]:
+        """Return tasks whose image could not be read, latest failure first."""
+        failed = select(*_ROW).where(tasks.c.project_id == project_id, tasks.c.image_error_at.is_not(None))
+        with self._database.read() as connection:
+            rows = connection.execute(failed.order_by(tasks.c.image_error_at.desc(), tasks.c.task_id).limit(limit))
+            return [TaskRow(*row) for row in rows]
+
+    def rows(self, project_id: int) -> TaskTable:
+        """Return every task of a project as columns, by task id."""
+        statement = select(
+            tasks.c.task_id,
+            tasks.c.label,
+            tasks.c.holdout,
+            tasks.c.content_hash,
+            tasks.c.total_annotations,
+            tasks.c.cancelled_annotations,
+            tasks.c.is_labeled,
+        ).where(tasks.c.project_id == project_id)
+        with self._database.read() as connection:
+            found = connection.execute(statement.order_by(tasks.c.task_id)).fetchall()
+        columns = tuple(zip(*found, strict=True)) if found else ((),) * 7
+        return TaskTable(
+            task_id=np.array(columns[0], dtype=np.int64),
+            label=_objects(columns[1]),
+            holdout=np.array(columns[2], dtype=np.bool_),
+            content_hash=_objects(columns[3]),
+            n_annotations=np.array(columns[4], dtype=np.int64),
+            n_cancelled=np.array(columns[5], dtype=np.int64),
+            is_labeled=np.array(columns[6], dtype=np.bool_),
+        )
+
+    def annotations(self, project_id: int, task_ids: Iterable[int] | None = None) -> dict[int, tuple[Annotation, ...]]:
+        """Return the annotations of tasks, cancelled ones included, in the order they were made.
+
+        Args:
+            project_id: Project they belong to.
+            task_ids: Tasks to look at; None for all. A task without annotations is not in the answer.
+        """
+        statement = select(*_ANNOTATION).where(task_annotations.c.project_id == project_id)
+        statement = statement.order_by(
+            task_annotations.c.task_id, task_annotations.c.created_at, task_annotations.c.annotation_id
+        )
+        wanted = [None] if task_ids is None else list(chunks(task_ids))
+        grouped: dict[int, list[Annotation]] = {}
+        with self._database.read() as connection:
+            for batch in wanted:
+                part = statement if batch is None else statement.where(task_annotations.c.task_id.in_(batch))
+                for row in connection.execute(part).mappings():
+                    one = Annotation(**{**row, "result": tuple(row["result"])})
+                    grouped.setdefault(one.task_id, []).append(one)
+        return {task_id: tuple(found) for task_id, found in grouped.items()}
+
+    def data(self, project_id: int, task_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Return the task data of the given tasks; unknown ids are left out."""
+        found: dict[int, dict[str, Any]] = {}
+        with self._database.read() as connection:
+            for batch in chunks(task_ids):
+                statement = select(tasks.c.task_id, tasks.c.data).where(
+                    tasks.c.project_id == project_id, tasks.c.task_id.in_(batch)
+                )
+                found.update((row.task_id, row.data) for row in connection.execute(statement))
+        return found
+
+    def annotators(self, project_id: int, since: datetime) -> int:
+        """Count the people who submitted, changed or skipped something since a moment."""
+        return self._count(
+            func.count(distinct(task_annotations.c.completed_by)), project_id, task_annotations.c.updated_at >= since
+        )
+
+    def labels_since(self, project_id: int, since: datetime) -> int:
+        """Count the annotations submitted since a moment, skipped ones not included."""
+        return self._count(
+            func.count(), project_id, and_(task_annotations.c.created_at >= since, ~task_annotations.c.was_cancelled)
+        )
+
+    def _count(self, what: ColumnElement[int], project_id: int, condition: ColumnElement[bool]) -> int:
+        mine = task_annotations.c.project_id == project_id
+        with self._database.read() as connection:
+            number: int = connection.execute(select(what).where(mine, condition)).scalar_one()
+            return number
+
+
+def _updated_at(connection: Connection, project_id: int, task_ids: list[int]) -> dict[int, datetime]:
+    statement = select(tasks.c.task_id, tasks.c.updated_at).where(
+        tasks.c.project_id == project_id, tasks.c.task_id.in_(task_ids)
+    )
+    return {row.task_id: row.updated_at for row in connection.execute(statement.with_for_update())}
+
+
+def _is_older(task: Task, stored: Mapping[int, datetime]) -> bool:
+    known = stored.get(task.task_id)
+    return known is not None and task.updated_at < known
+
+
+def _write_tasks(connection: Connection, project_id: int, given: list[Task], image_field: str) -> None:
+    if not given:
+        return
+    statement = upsert(connection, tasks)
+    new = statement.excluded
+    same_image = new.image.is_not_distinct_from(tasks.c.image)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["project_id", "task_id"],
+            set_={
+                "updated_at": new.updated_at,
+                "is_labeled": new.is_labeled,
+                "total_annotations": new.total_annotations,
+                "cancelled_annotations": new.cancelled_annotations,
+                "image": new.image,
+                "data": new.data,
+                "content_hash": case((same_image, tasks.c.content_hash), else_=null()),
+                "image_error": case((same_image, tasks.c.image_error), else_=null()),
+                "image_error_at": case((same_image, tasks.c.image_error_at), else_=null()),
+            },
+        ),
+        [
+            {
+                "project_id": project_id,
+                "task_id": task.task_id,
+                "updated_at": task.updated_at,
+                "is_labeled": task.is_labeled,
+                "total_annotations": task.total_annotations,
+                "cancelled_annotations": task.cancelled_annotations,
+                "image": _reference(task, image_field),
+                "data": task.data,
+            }
+            for task in given
+        ],
+    )
+
+
+def _reference(task: Task, image_field: str) -> str | None:
+    value = task.data.get(image_field)
+    return None if value is None or value == "" else str(value)
+
+
+def _write_annotations(connection: Connection, project_id: int, given: list[Task]) -> None:
+    """Replace the annotations of tasks as a set."""
+    task_ids = [task.task_id for task in given]
+    connection.execute(
+        delete(task_annotations).where(
+            task_annotations.c.project_id == project_id, task_annotations.c.task_id.in_(task_ids)
+        )
+    )
+    replace_rows(
+        connection,
+        task_annotations,
+        [
+            {
+                "project_id": project_id,
+                "annotation_id": one.annotation_id,
+                "task_id": task.task_id,
+                "was_cancelled": one.was_cancelled,
+                "ground_truth": one.ground_truth,
+                "completed_by": one.completed_by,
+                "created_at": one.created_at,
+                "updated_at": one.updated_at,
+                "result": list(one.result),
+            }
+            for task in given
+            for one in task.annotations or ()
+        ],
+    )
+
+
+def _one_task(project_id: int) -> Any:  # noqa: ANN401 - SQLAlchemy's Update has no public generic form
+    return update(tasks).where(
+        tasks.c.project_id == project_id, tasks.c.task_id == bindparam("task", type_=tasks.c.task_id.type)
+    )
+
+
+def _objects(values: tuple[Any, ...]) -> npt.NDArray[np.object_]:
+    column = np.empty(len(values), dtype=np.object_)
+    column[:] = values
+    return column
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

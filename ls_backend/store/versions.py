@@ -1,0 +1,76 @@
+"""Model versions: immutable but for their state."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Literal
+
+from sqlalchemy import RowMapping, insert, select, update
+
+from ls_backend.domain import Metrics, ModelVersion
+from ls_backend.errors import StoreError
+from ls_backend.store.database import Database
+from ls_backend.store.schema import projects, versions
+
+VersionState = Literal["promoted", "rejected", "retired"]
+
+
+class Versions:
+    """Records of model versions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, version: ModelVersion) -> None:
+        """Record a new version.
+
+        Raises:
+            StoreError: The project is not known, has a version of that id already, or the state is none of ours.
+        """
+        row = {**asdict(version), "classes": list(version.classes)}
+        with self._database.write() as connection:
+            connection.execute(insert(versions).values(**row))
+
+    def get(self, project_id: int, version_id: str) -> ModelVersion | None:
+        """Return one version, None when there is none of that id."""
+        statement = select(versions).where(versions.c.project_id == project_id, versions.c.version_id == version_id)
+        with self._database.read() as connection:
+            row = connection.execute(statement).mappings().one_or_none()
+        return None if row is None else _version(row)
+
+    def list(self, project_id: int) -> list[ModelVersion]:
+        """Return all versions of a project, newest first."""
+        statement = select(versions).where(versions.c.project_id == project_id)
+        with self._database.read() as connection:
+            rows = connection.execute(statement.order_by(versions.c.round.desc(), versions.c.created_at.desc()))
+            return [_version(row) for row in rows.mappings()]
+
+    def in_force(self, project_id: int) -> ModelVersion | None:
+        """Return the version that predicts: the pinned one, else the latest promoted one; None during cold start."""
+        pinned = select(projects.c.pinned_version).where(projects.c.id == project_id).scalar_subquery()
+        is_pinned = versions.c.version_id == pinned
+        statement = (
+            select(versions)
+            .where(versions.c.project_id == project_id, is_pinned.is_(True) | (versions.c.state == "promoted"))
+            .order_by(is_pinned.is_(True).desc(), versions.c.round.desc(), versions.c.created_at.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            row = connection.execute(statement).mappings().one_or_none()
+        return None if row is None else _version(row)
+
+    def set_state(self, project_id: int, version_id: str, state: VersionState) -> None:
+        """Promote, reject or retire a version.
+
+        Raises:
+            StoreError: There is no such version, or the state is none of ours.
+        """
+        statement = update(versions).where(versions.c.project_id == project_id, versions.c.version_id == version_id)
+        with self._database.write() as connection:
+            found = connection.execute(statement.values(state=state))
+            if found.rowcount == 0:
+                raise StoreError(f"Project {project_id} has no model version {version_id}.", project_id=project_id)
+
+
+def _version(row: RowMapping) -> ModelVersion:
+    return ModelVersion(**{**row, "classes": tuple(row["classes"]), "metrics": Metrics(**row["metrics"])})
