@@ -1,0 +1,329 @@
+"""The small trained classifier on frozen embeddings, and how good it is.
+
+Multinomial logistic regression: convex, so the same labels give the same head, and fast enough to refit after every
+single label. A class that nobody has labelled yet cannot be learnt; it gets the fixed probability 1 / (n + c) of
+Laplace's rule (n labels, c classes), which is low, defined and shrinks as labels come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ls_backend.domain import Metrics
+from ls_backend.errors import Diverged, TooFewLabels
+
+L2 = 1e-3
+SCALE = 8.0
+MIN_TEMPERATURE = 0.25
+MAX_TEMPERATURE = 20.0
+_FOLDS = 5
+_ENOUGH_FOR_TEMPERATURE = 20
+_FEWEST_FOR_TEMPERATURE = 10  # below, one number fitted to so few labels is noise; 1 is the honest answer
+_ECE_BINS = 15
+
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A linear classifier on embeddings.
+
+    Attributes:
+        weights: (c, d) float32; rows of classes without labels are zero.
+        bias: (c,) float32.
+        counts: (c,) int64, labels of each class it was fitted on.
+        temperature: Logits are divided by it; above 1 means the raw logits were too sure.
+    """
+
+    weights: Floats
+    bias: Floats
+    counts: Labels
+    temperature: float = 1.0
+
+    def logits(self, features: Floats) -> Floats:
+        """Compute logits before temperature.  O(n c d).
+
+        Args:
+            features: (n, d) float32, as fitted.
+
+        Returns:
+            (n, c) float32; -inf in the columns of classes without labels.
+        """
+        logits: Floats = features @ self.weights.T + self.bias
+        logits[:, self.counts == 0] = -np.inf
+        return logits
+
+    def probabilities(self, features: Floats) -> Floats:
+        """Compute temperature-scaled class probabilities.  O(n c d).
+
+        Args:
+            features: (n, d) float32, as fitted.
+
+        Returns:
+            (n, c) float32, rows sum to 1; 1 / (n_labels + c) in the columns of classes without labels.
+        """
+        unseen = self.counts == 0
+        rare = 1.0 / (int(self.counts.sum()) + len(self.counts))
+        probabilities = _softmax(self.logits(features) / self.temperature) * (1.0 - rare * unseen.sum())
+        probabilities[:, unseen] = rare
+        narrow: Floats = probabilities.astype(np.float32)
+        return narrow
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return "weights" (c, d), "bias" (c,), "counts" (c,) and "temperature" () for a checkpoint."""
+        temperature = np.asarray(self.temperature, np.float64)
+        return {"weights": self.weights, "bias": self.bias, "counts": self.counts, "temperature": temperature}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Head:
+        """Read back what `arrays` returned, in the same shapes; other keys are left alone."""
+        return cls(arrays["weights"], arrays["bias"], arrays["counts"], float(arrays["temperature"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a retrain makes.
+
+    Attributes:
+        head: The one to serve, fitted on all labels.
+        evaluation_head: Fitted without the hold-out; `head` itself when nothing could be held out.
+        metrics: Of `evaluation_head` on the hold-out, which it never saw in any way.
+    """
+
+    head: Head
+    evaluation_head: Head
+    metrics: Metrics
+
+
+def fit_head(
+    features: Floats,
+    labels: Labels,
+    n_classes: int,
+    *,
+    l2: float = L2,
+    scale: float = SCALE,
+    start: Head | None = None,
+) -> Head:
+    """Fit multinomial logistic regression by L-BFGS.
+
+    Minimises mean cross-entropy of (scale * features) W' + b, plus l2 / 2 ||W||^2; the bias is free. With fewer labels
+    than features the weights lie in the span of the rows, so the fit runs in that smaller space, exactly.
+    O(iterations n c min(n, d) + n^2 d).
+
+    Args:
+        features: (n, d) float32, rows of unit length.
+        labels: (n,) int64 in 0..n_classes-1.
+        n_classes: Columns of the head, labelled or not.
+        l2: Weight decay on the scaled features.
+        scale: Factor on the features; unit vectors are too short for confident logits under this decay.
+        start: An earlier head to start from, ignored unless its shape fits; it changes the time, not the answer.
+
+    Returns:
+        A head with weights (n_classes, d), bias (n_classes,) and temperature 1.
+
+    Raises:
+        TooFewLabels: If fewer than two classes are labelled.
+        Diverged: If features or weights are not finite.
+    """
+    counts = np.bincount(labels, minlength=n_classes).astype(np.int64)
+    seen = np.flatnonzero(counts)
+    if len(seen) < 2:
+        raise TooFewLabels(
+            f"Too few labels to train: {len(labels)} labels in {len(seen)} of {n_classes} classes; expected labels in "
+            "at least 2 classes. Go on labelling."
+        )
+    rows = torch.from_numpy(np.ascontiguousarray(features)).double() * scale  # (n, d)
+    if not bool(torch.isfinite(rows).all()):
+        raise Diverged(f"Of {len(labels)} labelled embeddings some are not finite; expected finite numbers.")
+    n, d = rows.shape
+    basis = None
+    if n < d:
+        basis, upper = torch.linalg.qr(rows.T)  # (d, n), (n, n)
+        rows = upper.T
+    first = _first_guess(start, (n_classes, d), seen, scale, basis)
+    theta = _minimise(rows, torch.from_numpy(np.searchsorted(seen, labels)), first, l2)
+    kernel = theta[:, :-1] if basis is None else theta[:, :-1] @ basis.T
+    weights, bias = np.zeros((n_classes, d), np.float32), np.zeros(n_classes, np.float32)
+    weights[seen], bias[seen] = (kernel * scale).numpy(), theta[:, -1].numpy()
+    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+        raise Diverged(f"Weights fitted on {n} labels are not finite; expected finite numbers.")
+    return Head(weights=weights, bias=bias, counts=counts)
+
+
+def _first_guess(
+    start: Head | None, shape: tuple[int, int], seen: Labels, scale: float, basis: torch.Tensor | None
+) -> torch.Tensor:
+    """Return (s, d' + 1) weights and bias to start from, zero without a head of the right shape."""
+    width = shape[1] if basis is None else basis.shape[1]
+    theta = torch.zeros(len(seen), width + 1, dtype=torch.float64)
+    if start is not None and start.weights.shape == shape:
+        weights = torch.from_numpy(start.weights[seen]).double() / scale
+        theta[:, :-1] = weights if basis is None else weights @ basis
+        theta[:, -1] = torch.from_numpy(start.bias[seen])
+    return theta
+
+
+def _minimise(rows: torch.Tensor, labels: torch.Tensor, theta: torch.Tensor, l2: float) -> torch.Tensor:
+    """Minimise over theta (s, d + 1), the last column being the bias; the gradient is written out for speed."""
+    n = len(rows)
+    picked = torch.arange(n), labels
+    optimiser = torch.optim.LBFGS(
+        [theta],
+        max_iter=500,
+        tolerance_grad=1e-6,
+        tolerance_change=1e-10,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> torch.Tensor:
+        weights, bias = theta[:, :-1], theta[:, -1]
+        log_p = torch.log_softmax(torch.addmm(bias, rows, weights.T), dim=1)  # (n, s)
+        loss = -log_p[picked].mean() + 0.5 * l2 * weights.square().sum()
+        residual = log_p.exp()
+        residual[picked] -= 1.0
+        residual /= n
+        theta.grad = torch.cat([residual.T @ rows + l2 * weights, residual.sum(dim=0)[:, None]], dim=1)
+        return loss
+
+    with torch.no_grad():
+        optimiser.step(closure)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return theta.detach()
+
+
+def fit_temperature(logits: NDArray[np.floating[Any]], labels: Labels) -> float:
+    """Find the temperature under which the labels are most likely.
+
+    The mean negative log-likelihood is convex in 1 / T, so bisection on its derivative finds the minimum.  O(n c).
+
+    Args:
+        logits: (n, c) of labels the head was not fitted on; -inf for classes it does not know.
+        labels: (n,) int64, each of a class with finite logits.
+
+    Returns:
+        The temperature, within 0.25 to 20; 1.0 without labels.
+
+    Source: Guo et al. 2017, "On calibration of modern neural networks", section 4.2.
+    """
+    if len(labels) == 0:
+        return 1.0
+    wide = logits.astype(np.float64)
+    own = wide[np.arange(len(labels)), labels]
+    known = np.where(np.isfinite(wide), wide, 0.0)
+    low, high = 1.0 / MAX_TEMPERATURE, 1.0 / MIN_TEMPERATURE
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        slope = float(np.mean((_softmax(wide * middle) * known).sum(axis=1) - own))
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return float(np.clip(2.0 / (low + high), MIN_TEMPERATURE, MAX_TEMPERATURE))
+
+
+def train(features: Floats, labels: Labels, holdout: NDArray[np.bool_], n_classes: int, seed: int) -> Trained:
+    """Fit the head to serve on all labels, and measure on the hold-out one that never saw it.
+
+    The served head takes its temperature from the hold-out when that has at least 20 labels, else from out-of-fold
+    logits of 5 stratified folds. The measured head takes its own from folds of the rest, so its metrics stay honest.
+
+    Args:
+        features: (n, d) float32, rows of unit length.
+        labels: (n,) int64 in 0..n_classes-1.
+        holdout: (n,) bool, which labels are for measuring.
+        n_classes: Classes of the label config.
+        seed: Decides the folds.
+
+    Returns:
+        The head to serve, the measured head and its metrics; no metrics when nothing could be held out.
+
+    Raises:
+        TooFewLabels: If fewer than two classes are labelled.
+        Diverged: If features or weights are not finite.
+    """
+    head = fit_head(features, labels, n_classes)
+    rest = ~holdout
+    if not holdout.any() or len(np.unique(labels[rest])) < 2:
+        head = replace(head, temperature=_fold_temperature(features, labels, n_classes, seed))
+        return Trained(head=head, evaluation_head=head, metrics=Metrics(n_holdout=0))
+    measured = fit_head(features[rest], labels[rest], n_classes)
+    temperature = _fold_temperature(features[rest], labels[rest], n_classes, seed)
+    measured = replace(measured, temperature=temperature)
+    if int(holdout.sum()) >= _ENOUGH_FOR_TEMPERATURE:
+        served = _usable_temperature(measured.logits(features[holdout]), labels[holdout])
+    else:
+        served = _fold_temperature(features, labels, n_classes, seed)
+    metrics = evaluate(measured.probabilities(features[holdout]), labels[holdout])
+    return Trained(head=replace(head, temperature=served), evaluation_head=measured, metrics=metrics)
+
+
+def _fold_temperature(features: Floats, labels: Labels, n_classes: int, seed: int) -> float:
+    """Fit the temperature on logits of heads that did not see the label they judge."""
+    fold = _folds(labels, seed)
+    logits = np.full((len(labels), n_classes), -np.inf, np.float32)
+    for k in range(_FOLDS):
+        inside, outside = fold != k, fold == k
+        if outside.any() and len(np.unique(labels[inside])) >= 2:
+            logits[outside] = fit_head(features[inside], labels[inside], n_classes).logits(features[outside])
+    return _usable_temperature(logits, labels)
+
+
+def _usable_temperature(logits: Floats, labels: Labels) -> float:
+    usable = np.isfinite(logits[np.arange(len(labels)), labels])
+    if int(usable.sum()) < _FEWEST_FOR_TEMPERATURE:
+        return 1.0
+    return fit_temperature(logits[usable], labels[usable])
+
+
+def _folds(labels: Labels, seed: int) -> Labels:
+    """Deal the labels of each class to the folds in turn, in a seeded order: (n,) fold numbers."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    fold = np.empty(len(labels), np.int64)
+    fold[by_class] = np.arange(len(labels)) % _FOLDS
+    return fold
+
+
+def evaluate(probabilities: NDArray[np.floating[Any]], labels: Labels) -> Metrics:
+    """Measure predictions against labels.  O(n c).
+
+    Args:
+        probabilities: (n, c), rows sum to 1.
+        labels: (n,) int64 in 0..c-1.
+
+    Returns:
+        Accuracy, accuracy averaged over the classes among the labels, mean log loss, and expected calibration error
+        of the most likely class in 15 bins of equal width; none of them when n = 0.
+
+    Source: calibration error as in Guo et al. 2017, equation 3.
+    """
+    n = len(labels)
+    if n == 0:
+        return Metrics(n_holdout=0)
+    wide = probabilities.astype(np.float64)
+    right = wide.argmax(axis=1) == labels
+    size = np.bincount(labels)
+    recall = np.bincount(labels, weights=right)[size > 0] / size[size > 0]
+    own = wide[np.arange(n), labels] / wide.sum(axis=1)
+    confidence = wide.max(axis=1)
+    bins = np.clip(np.ceil(confidence * _ECE_BINS).astype(np.int64) - 1, 0, _ECE_BINS - 1)
+    gap = np.bincount(bins, weights=right - confidence, minlength=_ECE_BINS)
+    return Metrics(
+        n_holdout=n,
+        accuracy=float(right.mean()),
+        balanced_accuracy=float(recall.mean()),
+        log_loss=float(-np.log(np.maximum(own, np.finfo(np.float64).eps)).mean()),
+        ece=float(np.abs(gap).sum() / n),
+    )
+
+
+def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Softmax over the columns; -inf columns get 0."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
