@@ -1,0 +1,317 @@
+"""The doors to the job queues: wake a project's work, wait for an answer, look at what is going on.
+
+A kick says "there is something to do", never what: that is in the records. It may be lost or come twice. A lost one is
+healed by the supervisor, a second one finds the same job id and is refused.
+
+Two job ids for each project and kind ("update-7-a", "update-7-b"): while a job runs, one successor may wait. With a
+single id an event that arrives after the job's last look at the records and before its end would wake nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import cast
+
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry as ReconnectPolicy
+from rq import Queue
+from rq import Retry as JobRetry
+from rq.exceptions import DuplicateJobError
+
+from ls_backend.errors import QueueError
+from ls_backend.jobs import flight, redis_server
+from ls_backend.settings import Settings
+
+RANK = "rank"
+EMBED = "embed"
+NAMES = (RANK, EMBED)
+SERIALIZER = "json"
+
+TIMEOUT_S = {"update": 600, "reconcile": 300, "sync": 3600, "embed": 900, "predict": 120}
+"""Seconds a job of each kind may run."""
+
+KIND_QUEUES = {"update": RANK, "reconcile": RANK, "sync": RANK, "embed": EMBED, "predict": EMBED}
+_FUNCTIONS = {
+    "update": "ls_backend.jobs.tasks.update_project",
+    "reconcile": "ls_backend.jobs.tasks.reconcile",
+    "sync": "ls_backend.jobs.tasks.sync",
+    "embed": "ls_backend.jobs.tasks.embed",
+    "predict": "ls_backend.jobs.tasks.predict",
+}
+_RETRIES = 2  # runs again after the death of a worker; a job's own errors are recorded, not repeated at once
+_FAILURE_TTL_S = 5  # 0 would end healthy workers while they clean up, longer would block the id of a failed job
+_ANSWER_TTL_S = 60
+_FAILURE_KEPT_S = 86_400
+_LONGEST_PAUSE_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the last run of a kind of job failed; gone with the next success.
+
+    Attributes:
+        kind: "update", "embed", "reconcile", "sync" or "predict".
+        code: Stable name of the error.
+        at: When it failed.
+    """
+
+    kind: str
+    code: str
+    message: str
+    hint: str
+    at: datetime
+
+
+class Queues:
+    """Both job queues of a deployment. Thread-safe; one for each process.
+
+    Every method raises `QueueError` when Redis gives no answer within about two seconds. A caller that has bumped the
+    project's wanted generation may go on after a failed kick: the supervisor repeats it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._redis = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=1,
+            socket_timeout=2,
+            retry=ReconnectPolicy(ConstantBackoff(0.05), 2),
+            retry_on_error=[redis.ConnectionError],
+        )
+        self._queues = {name: Queue(name, connection=self._redis, serializer=SERIALIZER) for name in NAMES}
+
+    @classmethod
+    def of(cls, settings: Settings) -> Queues:
+        """Return the queues of a deployment: REDIS_URL, or the embedded server of its data folder."""
+        return cls(redis_url(settings))
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._redis.close()
+
+    def kick(self, project_id: int) -> bool:
+        """Wake `update_project`. Bump the project's wanted generation first, and commit it.
+
+        Returns:
+            Whether a job was added; False when one waits already and will see the bump.
+        """
+        return self._enqueue_single("update", project_id)
+
+    def kick_embed(self, project_id: int) -> bool:
+        """Wake the reading and embedding of the project's new images; like `kick`."""
+        with self._talking():
+            self._redis.incr(wanted_key("embed", project_id))
+        return self._enqueue_single("embed", project_id)
+
+    def kick_reconcile(self, project_id: int) -> bool:
+        """Wake a comparison of Label Studio with the records; False when one waits or runs already."""
+        return self._enqueue("reconcile", f"reconcile-{project_id}", (project_id,))
+
+    def kick_sync(self, project_id: int, *, rebuild: bool = False) -> bool:
+        """Wake a full read of Label Studio; False when one waits or runs already.
+
+        Args:
+            project_id: Project to read.
+            rebuild: Forget first what is known of its tasks.
+        """
+        return self._enqueue("sync", f"sync-{project_id}" + ("-rebuild" if rebuild else ""), (project_id, rebuild))
+
+    def heal(self, project_id: int, *, kind: str = "update") -> bool:
+        """Like `kick` or `kick_embed`, unless such work failed and its pause is not over.
+
+        The pause doubles with each failed or killed run, from 2 s to 60 s.
+
+        Args:
+            project_id: Project to wake.
+            kind: "update" or "embed".
+        """
+        with self._talking():
+            if self._redis.exists(pause_key(kind, project_id)):
+                return False
+        return self.kick_embed(project_id) if kind == "embed" else self.kick(project_id)
+
+    def embeds_wanted(self, project_id: int) -> int:
+        """Count of `kick_embed` so far; lets a running job see that it was kicked again."""
+        with self._talking():
+            return int(self._redis.get(wanted_key("embed", project_id)) or 0)
+
+    @contextmanager
+    def alone(self, name: str, job_id: str, *, longest_s: int, wait_s: float = 0.0) -> Iterator[bool]:
+        """Hold the lock `name` for a running job while the block runs: see `flight.alone`."""
+        with flight.alone(self._redis, name, job_id, longest_s=longest_s, wait_s=wait_s) as taken:
+            yield taken
+
+    def claim(self, name: str, *, seconds: float) -> bool:
+        """Return True to one caller in a stretch of `seconds`, whichever process asks first."""
+        with self._talking():
+            return bool(self._redis.set(f"lsb:claim:{name}", 1, nx=True, px=int(seconds * 1000)))
+
+    def predict(self, project_id: int, task_ids: Sequence[int], *, deadline_s: float) -> bool:
+        """Have tasks read, embedded and predicted before anything else, and wait for it.
+
+        Callers that ask for the same tasks at the same time share one job.
+
+        Args:
+            project_id: Their project.
+            task_ids: Tasks the records have no prediction for.
+            deadline_s: Seconds to wait; the job goes on afterwards, so the next question finds its answer.
+
+        Returns:
+            Whether the predictions are in the records now; False after a failure or the deadline.
+        """
+        deadline = time.monotonic() + deadline_s
+        ids = sorted({int(task_id) for task_id in task_ids})
+        digest = hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:24]
+        job_id = f"predict-{project_id}-{digest}"
+        with self._talking():
+            if not self._is_known(job_id):
+                self._redis.delete(answer_key(job_id))
+        self._enqueue("predict", job_id, (project_id, ids), at_front=True)
+        return self._answer(job_id, deadline)
+
+    def depths(self) -> dict[str, int]:
+        """Jobs that wait, by queue name."""
+        with self._talking():
+            return {name: int(self._redis.llen(queue.key)) for name, queue in self._queues.items()}
+
+    def failed(self, project_id: int) -> tuple[Failure, ...]:
+        """Return what failed the last time it ran, newest first."""
+        with self._talking():
+            stored = cast("dict[bytes, bytes]", self._redis.hgetall(failures_key(project_id)))
+        failures = [_read_failure(kind.decode(), json.loads(raw)) for kind, raw in stored.items()]
+        return tuple(sorted(failures, key=lambda failure: failure.at, reverse=True))
+
+    def started(self, kind: str, project_id: int) -> None:
+        """Note that a run begins: until it succeeds the project is in its pause, whatever ends the run."""
+        with self._talking():
+            tries = int(self._redis.incr(tries_key(kind, project_id)))
+            pause_s = min(2**tries, _LONGEST_PAUSE_S)
+            pipeline = self._redis.pipeline()
+            pipeline.expire(tries_key(kind, project_id), 10 * _LONGEST_PAUSE_S)
+            pipeline.set(pause_key(kind, project_id), tries, ex=pause_s)
+            pipeline.execute()
+
+    def succeeded(self, kind: str, project_id: int) -> None:
+        """Note that a run did what it should: no pause, no failure."""
+        with self._talking():
+            pipeline = self._redis.pipeline()
+            pipeline.delete(tries_key(kind, project_id), pause_key(kind, project_id))
+            pipeline.hdel(failures_key(project_id), kind)
+            pipeline.execute()
+
+    def record_failure(self, kind: str, project_id: int, *, code: str, message: str, hint: str) -> None:
+        """Keep why a run failed where it can be read even when the database is what failed."""
+        told = {"code": code, "message": message, "hint": hint, "at": datetime.now(UTC).isoformat()}
+        with self._talking():
+            pipeline = self._redis.pipeline()
+            pipeline.hset(failures_key(project_id), kind, json.dumps(told))
+            pipeline.expire(failures_key(project_id), _FAILURE_KEPT_S)
+            pipeline.execute()
+
+    def answer(self, job_id: str, *, done: bool) -> None:
+        """Tell those who wait for a predict job how it ended."""
+        with self._talking():
+            self._redis.set(answer_key(job_id), int(done), ex=_ANSWER_TTL_S)
+
+    def _answer(self, job_id: str, deadline: float) -> bool:
+        pause_s = 0.005
+        while True:
+            with self._talking():
+                pipeline = self._redis.pipeline()  # one transaction: the answer is set before the job disappears
+                pipeline.get(answer_key(job_id))
+                pipeline.hget(_job_key(job_id), "status")
+                answer, status = pipeline.execute()
+            if answer is not None:
+                return bool(int(answer))
+            if status in (None, b"failed", b"stopped", b"canceled"):
+                return False
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 1.5, 0.1)
+
+    def _is_known(self, job_id: str) -> bool:
+        return bool(self._redis.exists(_job_key(job_id)))
+
+    def _enqueue_single(self, kind: str, project_id: int) -> bool:
+        return any(self._enqueue(kind, f"{kind}-{project_id}-{slot}", (project_id,)) for slot in "ab")
+
+    def _enqueue(self, kind: str, job_id: str, args: tuple[object, ...], *, at_front: bool = False) -> bool:
+        with self._talking():
+            try:
+                self._queues[KIND_QUEUES[kind]].enqueue_call(
+                    _FUNCTIONS[kind],
+                    args,
+                    job_id=job_id,
+                    unique=True,
+                    timeout=TIMEOUT_S[kind],
+                    result_ttl=0,
+                    failure_ttl=_FAILURE_TTL_S,
+                    retry=JobRetry(max=_RETRIES),
+                    at_front=at_front,
+                    description=job_id,
+                )
+            except DuplicateJobError:
+                return False
+        return True
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.RedisError as error:
+            raise QueueError(f"Redis refused or gave no answer: {error}") from error
+
+
+def redis_url(settings: Settings) -> str:
+    """Return the Redis of a deployment: REDIS_URL, or the embedded server of its data folder."""
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    return redis_server.url_of(settings.data_dir)
+
+
+def project_of(job_id: str) -> tuple[str, int]:
+    """Read the kind and the project from a job id."""
+    kind, project_id, *_ = job_id.split("-")
+    return kind, int(project_id)
+
+
+def pause_key(kind: str, project_id: int) -> str:
+    """Key that exists while failing work of a project rests."""
+    return f"lsb:pause:{kind}:{project_id}"
+
+
+def tries_key(kind: str, project_id: int) -> str:
+    """Key that counts runs since the last success."""
+    return f"lsb:tries:{kind}:{project_id}"
+
+
+def wanted_key(kind: str, project_id: int) -> str:
+    """Key that counts kicks of a kind whose generations are not in the records."""
+    return f"lsb:wanted:{kind}:{project_id}"
+
+
+def failures_key(project_id: int) -> str:
+    """Key of the last failure by kind."""
+    return f"lsb:failures:{project_id}"
+
+
+def answer_key(job_id: str) -> str:
+    """Key of a predict job's outcome."""
+    return f"lsb:answer:{job_id}"
+
+
+def _job_key(job_id: str) -> str:
+    return f"rq:job:{job_id}"
+
+
+def _read_failure(kind: str, told: dict[str, str]) -> Failure:
+    return Failure(kind, told["code"], told["message"], told["hint"], datetime.fromisoformat(told["at"]))

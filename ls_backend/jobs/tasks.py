@@ -1,0 +1,222 @@
+"""The job functions: thin wrappers that decide when and how often the engine runs, never what it does.
+
+    update_project  engine.update, when the wanted generation is ahead of the done one
+    embed           engine.embed_pool, a chunk a job, until nothing remains
+    predict         engine.predict for tasks somebody waits for
+    reconcile       engine.reconcile
+    sync            engine.sync
+
+Errors are recorded (records and Redis), paused and healed by the supervisor; they do not leave the job, because RQ
+would repeat it at once. A killed worker's job is repeated at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import structlog
+from rq import get_current_job
+from rq.timeouts import JobTimeoutException
+
+from ls_backend import logs
+from ls_backend.domain import Finding
+from ls_backend.errors import BackendError, QueueError
+from ls_backend.jobs.queues import EMBED, RANK, TIMEOUT_S, Queues
+from ls_backend.settings import Settings
+
+if TYPE_CHECKING:
+    from ls_backend.engine.context import Context
+
+worker_settings: ContextVar[Settings] = ContextVar("worker_settings")
+"""Settings of the worker process that runs the jobs; set once by `workers.work`."""
+
+_MODULES = {
+    RANK: ("ls_backend.engine.update", "ls_backend.engine.reconcile", "ls_backend.engine.sync"),
+    EMBED: ("ls_backend.engine.embed_pool", "ls_backend.engine.predict"),
+}
+_SYNC_WAITS_S = 120.0  # behind an update that runs in another worker
+_log = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One kind of work on one project.
+
+    Attributes:
+        lock: Runs with the same lock are never at the same time; None for work that may overlap.
+        wait_s: Seconds to wait for the lock; with 0 the work is left to the run that holds it.
+    """
+
+    kind: str
+    project_id: int
+    lock: str | None = None
+    wait_s: float = 0.0
+
+
+@cache
+def _context(settings: Settings) -> Context:
+    """Models, caches and connections, kept as long as the worker lives."""
+    from ls_backend.engine.context import Context  # noqa: PLC0415 - slow to import, and not in the server
+
+    return Context(settings)
+
+
+@cache
+def _queues(settings: Settings) -> Queues:
+    return Queues.of(settings)
+
+
+def warm_up(settings: Settings, queue: str) -> None:
+    """Import what the jobs of a queue need, so that the first one does not wait for it."""
+    _context(settings)
+    for module in _MODULES[queue]:
+        importlib.import_module(module)
+
+
+def update_project(project_id: int) -> None:
+    """Bring a project's model and queue up to its wanted generation."""
+
+    def body(context: Context) -> None:
+        from ls_backend.engine.update import update_project as engine_update  # noqa: PLC0415 - slow to import
+
+        project = context.store.projects.get(project_id)
+        if project is None or project.wanted_generation <= project.done_generation:
+            return
+        engine_update(context, project_id)
+
+    _run(_Run("update", project_id, lock=f"project-{project_id}"), body)
+
+
+def reconcile(project_id: int) -> None:
+    """Compare Label Studio with the records; skipped while the project is being updated."""
+
+    def body(context: Context) -> None:
+        from ls_backend.engine.reconcile import reconcile as engine_reconcile  # noqa: PLC0415 - slow to import
+
+        engine_reconcile(context, project_id)
+
+    _run(_Run("reconcile", project_id, lock=f"project-{project_id}"), body)
+
+
+def sync(project_id: int, rebuild: bool) -> None:  # noqa: FBT001 - RQ passes positional arguments
+    """Read a project from Label Studio in full, then update it."""
+
+    def body(context: Context) -> None:
+        from ls_backend.engine.sync import sync as engine_sync  # noqa: PLC0415 - slow to import
+
+        engine_sync(context, project_id, rebuild=rebuild)
+        context.store.projects.bump(project_id)
+
+    _run(_Run("sync", project_id, lock=f"project-{project_id}", wait_s=_SYNC_WAITS_S), body)
+
+
+def embed(project_id: int) -> None:
+    """Read and embed the next chunk of new images; the next chunk is a job of its own."""
+
+    def body(context: Context) -> None:
+        from ls_backend.engine.embed_pool import embed_pool  # noqa: PLC0415 - slow to import
+
+        queues = _queues(context.settings)
+        seen = queues.embeds_wanted(project_id)
+        remaining = embed_pool(context, project_id).remaining
+        if remaining or queues.embeds_wanted(project_id) != seen:
+            queues.kick_embed(project_id)
+
+    _run(_Run("embed", project_id, lock=f"embed-{project_id}"), body)
+
+
+def predict(project_id: int, task_ids: list[int]) -> None:
+    """Predict tasks somebody waits for, and tell them how it ended."""
+
+    def body(context: Context) -> None:
+        from ls_backend.engine.predict import predict_tasks  # noqa: PLC0415 - slow to import
+
+        predict_tasks(context, project_id, task_ids)
+
+    _run(_Run("predict", project_id), body)
+
+
+def _run(run: _Run, body: Callable[[Context], None]) -> None:
+    job = get_current_job()
+    if job is None:
+        raise QueueError(f"{run.kind} was called outside a worker; expected a job.", hint="Start jobs with `Queues`.")
+    settings = worker_settings.get()
+    queues = _queues(settings)
+    done = False
+    with structlog.contextvars.bound_contextvars(job=job.id, project=run.project_id):
+        try:
+            done = _hold_and_run(settings, run, job.id, body)
+        except Exception as error:  # noqa: BLE001 - the border of the job: all is recorded here, timeouts too
+            _record(settings, run, error)
+        if run.kind == "predict":
+            queues.answer(job.id, done=done)
+        else:
+            _wake_followers(settings, run)
+
+
+def _hold_and_run(settings: Settings, run: _Run, job_id: str, body: Callable[[Context], None]) -> bool:
+    queues = _queues(settings)
+    longest_s = TIMEOUT_S[run.kind] + 60
+    with queues.alone(run.lock or job_id, job_id, longest_s=longest_s, wait_s=run.wait_s) as taken:
+        if not taken and run.wait_s:
+            raise QueueError(
+                f"Another run of project {run.project_id} goes on for more than {run.wait_s:.0f} s.",
+                hint="Ask again when it is done.",
+            )
+        if not taken:
+            return False  # the run that holds the lock looks again when it ends
+        queues.started(run.kind, run.project_id)
+        context = _context(settings)
+        body(context)
+        queues.succeeded(run.kind, run.project_id)
+        _resolve(context, run)
+    return True
+
+
+def _wake_followers(settings: Settings, run: _Run) -> None:
+    """Kick what this run left to do or refused to others; what is lost here is healed by the supervisor."""
+    queues = _queues(settings)
+    try:
+        store = _context(settings).store
+        project = store.projects.get(run.project_id)
+        if project is None:
+            return
+        if project.wanted_generation > project.done_generation:
+            queues.heal(run.project_id)
+        if run.kind != "embed" and store.tasks.unread(run.project_id, 1):
+            queues.heal(run.project_id, kind="embed")
+    except Exception:  # noqa: BLE001 - the job itself is done, and the supervisor makes up for this
+        _log.exception("what follows this job was not started; the supervisor will")
+
+
+def _subject(run: _Run) -> str:
+    return f"job {run.kind}"
+
+
+def _resolve(context: Context, run: _Run) -> None:
+    for problem in context.store.problems.open(run.project_id):
+        if problem.finding.subject == _subject(run):
+            context.store.problems.resolve(run.project_id, problem.finding.code, problem.finding.subject)
+
+
+def _record(settings: Settings, run: _Run, error: Exception) -> None:
+    code, hint = "job-failed", BackendError.hint
+    if isinstance(error, BackendError):
+        code, hint = error.code, error.hint
+        _log.warning("job failed", kind=run.kind, code=code, error=str(error))
+    else:
+        _log.error("job failed", kind=run.kind, exc_info=error)
+    if isinstance(error, JobTimeoutException):
+        code, hint = "job-timeout", "Look at the log for what took so long; the job is tried again after a pause."
+    message = str(error) or type(error).__name__
+    try:
+        _queues(settings).record_failure(run.kind, run.project_id, code=code, message=message, hint=hint)
+        finding = Finding(code, "error", _subject(run), message, hint)
+        _context(settings).store.problems.report(run.project_id, finding)
+    except Exception:  # noqa: BLE001 - the record of a failure must not become another one
+        _log.exception("the failure could not be recorded", code=code)
