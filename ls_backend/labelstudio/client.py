@@ -114,8 +114,9 @@ class Client(Transport):
         self, pid: int, conditions: list[dict[str, Any]], ordering: str, size: int, fields: dict[str, str]
     ) -> list[dict[str, Any]]:
         query = {"filters": {"conjunction": "and", "items": conditions}, "ordering": [ordering]}
-        params = {"project": pid, "page": 1, "page_size": size, "query": json.dumps(query), **fields}
-        rows: list[dict[str, Any]] = self.get("/api/tasks/", params, timeout_s=BULK_TIMEOUT_S)["tasks"]
+        # resolve_uri: storage URIs as they are stored, not as links that differ for each task
+        params = {"project": pid, "page": 1, "page_size": size, "resolve_uri": "false", "query": json.dumps(query)}
+        rows: list[dict[str, Any]] = self.get("/api/tasks/", params | fields, timeout_s=BULK_TIMEOUT_S)["tasks"]
         return rows
 
     # -- the labelling queue --

@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import stamina
@@ -58,6 +58,12 @@ class Transport:
         self._lock = threading.Lock()
         self._access = ""
         self._access_ends = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the connections; the object cannot be used afterwards."""
