@@ -1,0 +1,34 @@
+"""Which task to label next: pure functions of arrays, NumPy only.
+
+    pool = Pool(embeddings, probabilities, labelled_embeddings, labelled_counts)
+    ranking = rank(pool, Plan.preset("auto"), k=20, rng=np.random.default_rng(0))
+
+Own methods: decorate a function with `scorer`, `gain` or `picker` in a module named in the entry-point group
+`ls_backend.strategies`.
+"""
+
+from ls_backend.strategies import diversity, representativeness, uncertainty
+from ls_backend.strategies.plan import Plan, presets
+from ls_backend.strategies.pool import Pool, unit_rows
+from ls_backend.strategies.ranking import Ranking, rank
+from ls_backend.strategies.reduction import Reduction
+from ls_backend.strategies.registry import Gain, Strategy, gain, picker, scorer, strategies
+
+BUILT_IN = (uncertainty, diversity, representativeness)  # importing them registers their methods
+
+__all__ = [
+    "BUILT_IN",
+    "Gain",
+    "Plan",
+    "Pool",
+    "Ranking",
+    "Reduction",
+    "Strategy",
+    "gain",
+    "picker",
+    "presets",
+    "rank",
+    "scorer",
+    "strategies",
+    "unit_rows",
+]

@@ -1,0 +1,242 @@
+"""How far a task is from what is labelled and from what is ahead of it: coverage of the pool, and farthest-first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ls_backend.strategies.pool import Floats, Floats32, Indices, Pool
+from ls_backend.strategies.registry import gain, picker
+
+N_REFERENCES = 4000
+SIGMA_SAMPLE = 2000
+BLOCK_ROWS = 1024
+K_CENTER_BLOCK = 512
+MIN_SIGMA = 0.02
+MAX_DISTANCE = 2.0  # between two points of the unit sphere
+
+
+class Coverage:
+    """Gain of a task: the weighted kernel mass of the pool that it covers better than anything taken so far.
+
+    gain_i = sum_x w_x max(0, k(x, i) - cov_x), cov_x = max of k(x, j) over taken and labelled j, k a Gaussian kernel.
+    Submodular, so a gain computed earlier bounds the gain now.
+    """
+
+    def __init__(self, references: Floats32, weights: Floats32, candidates: Floats32, sigma: float) -> None:
+        self._references = np.ascontiguousarray(references.T)  # (q, r)
+        self._weights = weights  # (r,)
+        self._candidates = candidates  # (m, q)
+        self._scale = np.float32(1.0 / sigma**2)
+        self._reference_norms = np.einsum("ij,ij->j", self._references, self._references)
+        self._covered = np.zeros(len(weights), dtype=np.float32)
+        self.bounds = np.zeros(len(candidates), dtype=np.float64)
+
+    def cover(self, points: Floats32) -> None:
+        """Count these points (l, q) as labelled."""
+        for start in range(0, len(points), BLOCK_ROWS):
+            kernel = self._kernel(points[start : start + BLOCK_ROWS])
+            np.maximum(self._covered, kernel.max(axis=0), out=self._covered)
+
+    def refresh(self, rows: Indices) -> None:
+        """Make the bounds of these candidate rows exact again.  O(rows r q)."""
+        for start in range(0, len(rows), BLOCK_ROWS):
+            block = rows[start : start + BLOCK_ROWS]
+            kernel = self._kernel(self._candidates[block])
+            kernel -= self._covered
+            np.maximum(kernel, 0.0, out=kernel)
+            self.bounds[block] = kernel @ self._weights
+
+    def take(self, row: int) -> None:
+        """Count this candidate row as labelled."""
+        self.cover(self._candidates[row : row + 1])
+
+    def _kernel(self, points: Floats32) -> Floats32:
+        kernel = points @ self._references  # (b, r)
+        kernel -= 0.5 * self._reference_norms
+        kernel -= 0.5 * np.einsum("ij,ij->i", points, points)[:, None]
+        kernel *= self._scale
+        np.minimum(kernel, 0.0, out=kernel)
+        result: Floats32 = np.exp(kernel, out=kernel)
+        return result
+
+
+@gain(
+    "coverage",
+    objective="diversity",
+    formula="sum_x u_x max(0, k(x, i) - max_taken k(x, j)), k Gaussian, its width shrinking with the labelled set",
+    source="Bae, Oliveira & Sutherland 2025, Uncertainty Herding, arXiv:2412.20644; MaxHerding, arXiv:2407.12212",
+    cost="O(n q + m r q) for r <= 4,000 reference points and m candidates",
+    use_when="Almost always: from the first label to thousands, balanced or not.",
+    fails_when="The embeddings say nothing about the classes.",
+    words="stands for much that no label covers",
+)
+def coverage(pool: Pool, weights: Floats, candidates: Indices, rng: np.random.Generator) -> Coverage:
+    """A task is worth most where many doubtful tasks resemble it and nothing labelled does.
+
+    With equal weights this is MaxHerding, with doubt as weights Uncertainty Herding.
+
+    Args:
+        pool: n tasks as `reduction.view` makes them.
+        weights: (n,) how much it matters that a task is covered, from 0 to 1.
+        candidates: (m,) rows that may be taken.
+        rng: Draws the reference points of a large pool.
+
+    Returns:
+        The gain of each candidate, exact for now; labelled tasks are covered already.
+    Source: Bae, Oliveira & Sutherland 2025, section 4.
+    """
+    points = pool.embeddings
+    rows, reference_weights = _references(weights, rng)
+    search = Coverage(points[rows], reference_weights, points[candidates], _sigma(pool))
+    if pool.labelled_embeddings is not None:
+        search.cover(pool.labelled_embeddings)
+    search.refresh(np.arange(len(candidates)))
+    return search
+
+
+def _references(weights: Floats, rng: np.random.Generator) -> tuple[Indices, Floats32]:
+    """Choose at most 4,000 reference points, half by chance and half by weight, reweighted so sums stay unbiased."""
+    n = len(weights)
+    mean = float(weights.mean()) if n else 0.0
+    if mean <= 0:
+        weights, mean = np.ones(n), 1.0  # nothing matters more than anything else
+    if n <= N_REFERENCES:
+        return np.arange(n), (weights / (n * mean)).astype(np.float32)
+    share = 0.5 + 0.5 * weights / mean
+    rows = np.sort(rng.choice(n, N_REFERENCES, replace=False, p=share / share.sum(), shuffle=False))
+    reweighted = weights[rows] / share[rows]
+    return rows, (reweighted / reweighted.sum()).astype(np.float32)
+
+
+def _sigma(pool: Pool) -> float:
+    """Width of the kernel: the mean distance to the nearest neighbour, in the pool or among the labelled tasks.
+
+    The smaller of the two counts, so that the width follows the labelled set down as that grows denser than the pool.
+    """
+    width = _mean_nearest(pool.embeddings)
+    return max(width, MIN_SIGMA)
+
+
+def _mean_nearest(points: Floats32) -> float:
+    if len(points) < 2:
+        return 1.0
+    spaced = np.linspace(0, len(points) - 1, min(len(points), SIGMA_SAMPLE)).astype(np.int64)
+    sample = points[spaced]
+    squares = squared_distances(sample, sample)
+    np.fill_diagonal(squares, np.inf)
+    return float(np.sqrt(squares.min(axis=1)).mean())
+
+
+def squared_distances(left: Floats32, right: Floats32) -> Floats32:
+    """Squared Euclidean distances.  O(a b q).
+
+    Args:
+        left: (a, q) float32.
+        right: (b, q) float32.
+
+    Returns:
+        (a, b) float32, never negative.
+    """
+    squares = left @ right.T
+    squares *= -2.0
+    squares += np.einsum("ij,ij->i", left, left)[:, None]
+    squares += np.einsum("ij,ij->i", right, right)
+    result: Floats32 = np.maximum(squares, 0.0, out=squares)
+    return result
+
+
+@picker(
+    "core_set",
+    objective="diversity",
+    formula="argmax_i u_i min_taken |z_i - z_j|",
+    source="Sener & Savarese 2018, Active Learning for Convolutional Neural Networks, arXiv:1708.00489, algorithm 1",
+    cost="O(n k q), as matrix products",
+    use_when="Rare classes and odd cases matter more than the average.",
+    fails_when="Few labels: it spends them on outliers and is often below random.",
+    words="far from everything labelled",
+)
+def core_set(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tuple[Indices, Floats, float]:
+    """Farthest first: the task that is least like anything labelled or ahead of it.
+
+    Exact greedy k-center, weighted by the other factors. Distances only fall, so the greedy choice can be made inside
+    the block of tasks with the largest scores as long as its best stays above the best outside; all others are brought
+    up to date once for each block, with one matrix product. Without labels the first pick is the most central task.
+
+    Args:
+        pool: n tasks as `reduction.view` makes them.
+        utilities: (n,) weights above 0; equal ones give the plain method.
+        k: Number of picks.
+        rng: Breaks ties.
+
+    Returns:
+        (k,) rows, best first; (k,) half the distance of each to the nearest labelled or earlier one, 1 when there is
+        none; the median of that over the pool at the start.
+    Source: Sener & Savarese 2018, algorithm 1.
+    """
+    order = rng.permutation(pool.size)
+    points, weights = pool.embeddings[order], utilities[order]
+    rows, values = np.empty(k, dtype=np.int64), np.empty(k)
+    n_done = 0
+    labelled = pool.labelled_embeddings
+    if labelled is not None and len(labelled):
+        nearest = _nearest(points, labelled)
+    elif k:
+        centre = points.mean(axis=0, keepdims=True)
+        first = int(np.argmax(weights * (MAX_DISTANCE - _nearest(points, centre))))
+        rows[0], values[0], n_done = order[first], MAX_DISTANCE, 1
+        nearest = _nearest(points, points[first : first + 1])
+        nearest[first] = -np.inf
+    else:
+        nearest = np.full(pool.size, MAX_DISTANCE)
+    typical = float(np.median(nearest)) if pool.size else 0.0
+    while n_done < k:
+        block, threshold = _most(np.where(np.isneginf(nearest), -1.0, weights * nearest))
+        picked, distances = _farthest_first(points[block], weights[block], nearest[block], threshold, k - n_done)
+        taken = block[picked]
+        rows[n_done : n_done + len(taken)], values[n_done : n_done + len(taken)] = order[taken], distances
+        n_done += len(taken)
+        np.minimum(nearest, _nearest(points, points[taken]), out=nearest)
+        nearest[taken] = -np.inf
+    return rows, values / MAX_DISTANCE, max(typical, 0.0) / MAX_DISTANCE
+
+
+def _nearest(points: Floats32, centres: Floats32) -> Floats:
+    """Distance (n,) of each point to the nearest of at least one centre."""
+    nearest = np.empty(len(points))
+    for start in range(0, len(points), BLOCK_ROWS):
+        block = points[start : start + BLOCK_ROWS]
+        squares = np.full(len(block), np.inf, dtype=np.float32)
+        for first in range(0, len(centres), BLOCK_ROWS):
+            np.minimum(squares, squared_distances(block, centres[first : first + BLOCK_ROWS]).min(axis=1), out=squares)
+        nearest[start : start + BLOCK_ROWS] = np.sqrt(squares)
+    return nearest
+
+
+def _most(scores: Floats) -> tuple[Indices, float]:
+    """Return the rows with the largest scores, and the largest score outside them; a taken row has score -1."""
+    if len(scores) <= K_CENTER_BLOCK:
+        return np.flatnonzero(scores >= 0), -1.0
+    ordered = np.argpartition(-scores, K_CENTER_BLOCK)
+    block = np.sort(ordered[:K_CENTER_BLOCK])
+    return block[scores[block] >= 0], float(scores[ordered[K_CENTER_BLOCK]])
+
+
+def _farthest_first(
+    points: Floats32, weights: Floats, nearest: Floats, threshold: float, k: int
+) -> tuple[Indices, Floats]:
+    """Greedy farthest-first inside a block, while its best score is at least that of everything outside."""
+    distances = np.sqrt(squared_distances(points, points))
+    nearest = nearest.copy()
+    scores = weights * nearest
+    picked: list[int] = []
+    values: list[float] = []
+    while len(picked) < min(k, len(points)):
+        best = int(np.argmax(scores))
+        if picked and scores[best] < threshold:
+            break
+        picked.append(best)
+        values.append(float(nearest[best]))
+        np.minimum(nearest, distances[best], out=nearest)
+        scores = weights * nearest
+        scores[picked] = -1.0
+    return np.asarray(picked, dtype=np.int64), np.asarray(values)

@@ -1,0 +1,124 @@
+"""A plan: which objectives make the priority of a task, by which method and how strongly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from ls_backend.errors import SettingsError
+from ls_backend.settings import MetadataRule, Objectives, ProjectSettings
+from ls_backend.strategies import registry
+
+_OFF = {"strength": 0.0}
+
+PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "auto": ("Coverage of doubtful tasks, missing classes first; coverage alone before the first model.", {}),
+        "random": ("No preference: every task is as likely as any other.", {"uncertainty": _OFF, "diversity": _OFF}),
+        "margin": ("The two likeliest classes are close.", {"diversity": _OFF}),
+        "entropy": (
+            "Belief is spread over many classes.",
+            {"uncertainty": {"method": "entropy"}, "diversity": _OFF},
+        ),
+        "least_confidence": (
+            "The likeliest class is not very likely.",
+            {"uncertainty": {"method": "least_confidence"}, "diversity": _OFF},
+        ),
+        "core_set": (
+            "Farthest from everything labelled.",
+            {"uncertainty": _OFF, "diversity": {"method": "core_set"}},
+        ),
+        "max_herding": ("Coverage of the pool, without a model.", {"uncertainty": _OFF}),
+        "uncertainty_herding": ("Coverage of doubtful tasks.", {}),
+    }
+)
+_BALANCED = frozenset({"auto"})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a ranking maximises: the product of objectives, each with a method and a strength.
+
+    Attributes:
+        name: Preset it started from.
+        objectives: Every objective with every field filled in.
+        explore: Share of the picks drawn at random, 0 to 1. A preset by itself is pure: 0.
+    """
+
+    name: str
+    objectives: Objectives
+    explore: float = 0.0
+
+    def __post_init__(self) -> None:
+        for objective in ("uncertainty", "diversity", "representativeness"):
+            registry.find(objective, getattr(self.objectives, objective).method)
+
+    @classmethod
+    def preset(cls, name: str) -> Plan:
+        """Return a named plan.
+
+        Raises:
+            StrategyUnknown: Names the nearest preset.
+        """
+        return cls(name, Objectives.model_validate(_preset(name)))
+
+    @classmethod
+    def from_json(cls, raw: str | Mapping[str, Any]) -> Plan:
+        """Read a plan in the words of the project settings: preset, objectives, explore.
+
+        Args:
+            raw: A JSON object, or its text. Other project settings are checked and otherwise not looked at.
+
+        Raises:
+            SettingsError: If a key or value is wrong.
+            StrategyUnknown: If a preset or method does not exist.
+        """
+        return cls.from_settings(ProjectSettings.from_extra_params(raw if isinstance(raw, str) else dict(raw)))
+
+    @classmethod
+    def from_settings(cls, settings: ProjectSettings) -> Plan:
+        """Fill the objectives from the preset; an objective the settings name replaces that of the preset whole.
+
+        Raises:
+            SettingsError: If an objective is malformed.
+            StrategyUnknown: If a preset or method does not exist.
+        """
+        objectives = Objectives.model_validate({**_preset(settings.preset), **settings.objectives})
+        return cls(settings.preset, _resolved(objectives), settings.explore)
+
+    def to_json(self) -> str:
+        """Return the plan as text that `from_json` reads back to an equal plan."""
+        objectives = self.objectives.model_dump(mode="json", exclude_none=True)
+        return json.dumps({"preset": self.name, "objectives": objectives, "explore": self.explore}, sort_keys=True)
+
+
+def presets() -> Mapping[str, str]:
+    """Return every preset with a one-line summary."""
+    return MappingProxyType({name: summary for name, (summary, _) in PRESETS.items()})
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise registry.unknown("preset", name, sorted(PRESETS))
+    given = dict(PRESETS[name][1])
+    return given if name in _BALANCED else {"balance": _OFF, **given}
+
+
+def _resolved(objectives: Objectives) -> Objectives:
+    """Make a rule that only filters (min or max, no strength given) have no preference."""
+    rules = tuple(_resolved_rule(rule) for rule in objectives.metadata)
+    return objectives.model_copy(update={"metadata": rules})
+
+
+def _resolved_rule(rule: MetadataRule) -> MetadataRule:
+    only_filters = rule.weights is None and (rule.min is not None or rule.max is not None)
+    if rule.min is not None and rule.max is not None and rule.min > rule.max:
+        raise SettingsError(
+            f"Metadata rule {rule.field!r} has min {rule.min:g} above max {rule.max:g}; expected min <= max. Swap them."
+        )
+    if only_filters and "strength" not in rule.model_fields_set:
+        return rule.model_copy(update={"strength": 0.0})
+    return rule

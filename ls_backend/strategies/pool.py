@@ -1,0 +1,187 @@
+"""What a ranking is made from: arrays of the tasks that may be picked now, and of what is labelled already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ls_backend.errors import PoolInvalid
+
+Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+NORM_TOLERANCE = 0.01
+SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Tasks that may be picked now (n), and what is known about the labelled ones (m).
+
+    Arrays are checked and converted on construction, never changed in place. A row of zeros is accepted: such a task
+    has no direction, is equally far from every other task, and is ranked by its remaining factors.
+
+    Attributes:
+        embeddings: (n, d) float32, rows of unit length or all zero. `unit_rows` makes them so.
+        probabilities: (n, c) float32 class probabilities of temperature-scaled logits, rows sum to 1; None before the
+            first model.
+        labelled_embeddings: (m, d) float32, rows of unit length: tasks labelled, or promised to an annotator.
+        labelled_counts: (c,) float64 labels per class so far; None counts as none.
+        metadata: Field name to (n,) array of numbers or words; NaN, None and "" mean that a task lacks the field.
+        class_names: c labels in index order; needed where a plan names classes.
+        ids: (n,) int64 distinct task ids, which make a ranking independent of the order of the rows; None uses the row
+            numbers.
+
+    Raises:
+        PoolInvalid: If shapes disagree or values are unusable.
+    """
+
+    embeddings: Floats32
+    probabilities: Floats32 | None = None
+    labelled_embeddings: Floats32 | None = None
+    labelled_counts: Floats | None = None
+    metadata: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    ids: Indices | None = None
+
+    def __post_init__(self) -> None:
+        embeddings = _unit_length("embeddings", self.embeddings)
+        n, d = embeddings.shape
+        checked: dict[str, object] = {"embeddings": embeddings}
+        n_classes = None
+        if self.probabilities is not None:
+            checked["probabilities"] = probabilities = _distributions(self.probabilities, n)
+            n_classes = probabilities.shape[1]
+        if self.labelled_embeddings is not None:
+            checked["labelled_embeddings"] = labelled = _unit_length("labelled_embeddings", self.labelled_embeddings)
+            if labelled.shape[1] != d:
+                raise PoolInvalid(
+                    f"labelled_embeddings have {labelled.shape[1]} dimensions, embeddings have {d}; expected the same "
+                    "backbone for both. Embed the labelled tasks again."
+                )
+        if self.labelled_counts is not None:
+            checked["labelled_counts"] = counts = _counts(self.labelled_counts, n_classes)
+            n_classes = len(counts)
+        checked["metadata"] = {name: _column(name, column, n) for name, column in (self.metadata or {}).items()}
+        if self.class_names is not None:
+            checked["class_names"] = _names(self.class_names, n_classes)
+        if self.ids is not None:
+            checked["ids"] = _ids(self.ids, n)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def size(self) -> int:
+        """Number of tasks that may be picked, n."""
+        return len(self.embeddings)
+
+
+def unit_rows(values: ArrayLike) -> Floats32:
+    """Scale every row to unit length; rows of zeros stay zeros.
+
+    Args:
+        values: (n, d) numbers.
+
+    Returns:
+        (n, d) float32, a new array.
+    """
+    array = np.asarray(values, dtype=np.float32)
+    norms = np.sqrt(np.einsum("ij,ij->i", array, array))
+    scaled: Floats32 = np.divide(array, norms[:, None], out=np.zeros_like(array), where=norms[:, None] > 0)
+    return scaled
+
+
+def _numbers(name: str, values: ArrayLike, dtype: type[np.float32 | np.float64], n_axes: int) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.asarray(values, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise PoolInvalid(
+            f"{name} cannot be read as numbers ({error}); expected a {n_axes}-dimensional array of numbers. "
+            "Pass a NumPy array."
+        ) from error
+    if array.ndim != n_axes:
+        raise PoolInvalid(f"{name} have shape {array.shape}; expected {n_axes} axes. Reshape them.")
+    return array
+
+
+def _unit_length(name: str, values: ArrayLike) -> Floats32:
+    array: Floats32 = _numbers(name, values, np.float32, 2)
+    if array.shape[1] == 0:
+        raise PoolInvalid(f"{name} have shape {array.shape}; expected at least one dimension. Check the backbone.")
+    norms = np.sqrt(
+        np.einsum("ij,ij->i", array, array)
+    )  # one pass finds both bad lengths and values that are no number
+    wrong = ~(np.abs(norms - 1) <= NORM_TOLERANCE) & (norms != 0)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise PoolInvalid(
+            f"Row {row} of {name} has length {norms[row]:.4g} ({int(wrong.sum())} such rows); expected unit length or "
+            "all zeros. Scale them with ls_backend.strategies.unit_rows, and leave out tasks whose embedding is not "
+            "finite."
+        )
+    return array
+
+
+def _distributions(values: ArrayLike, n: int) -> Floats32:
+    array: Floats32 = _numbers("probabilities", values, np.float32, 2)
+    if array.shape[0] != n or array.shape[1] < 2:
+        raise PoolInvalid(
+            f"probabilities have shape {array.shape}; expected ({n}, c) with at least two classes, one row for each "
+            "embedding. Leave them out before the first model."
+        )
+    good = (array >= -SUM_TOLERANCE).all(axis=1) & (np.abs(array.sum(axis=1) - 1) <= SUM_TOLERANCE)
+    if not good.all():
+        row = int(np.argmin(good))
+        raise PoolInvalid(
+            f"Row {row} of probabilities is {np.array2string(array[row, :5], precision=3)} with sum "
+            f"{array[row].sum():.4g} ({int((~good).sum())} such rows); expected numbers from 0 to 1 that sum to 1. "
+            "Apply softmax to the logits."
+        )
+    return array
+
+
+def _counts(values: ArrayLike, n_classes: int | None) -> Floats:
+    array: Floats = _numbers("labelled_counts", values, np.float64, 1)
+    if n_classes is not None and len(array) != n_classes:
+        raise PoolInvalid(
+            f"labelled_counts have {len(array)} entries, probabilities have {n_classes} classes; expected one for each "
+            "class. Count classes without labels as 0."
+        )
+    if not (np.isfinite(array) & (array >= 0)).all():
+        raise PoolInvalid(f"labelled_counts are {array.tolist()}; expected numbers of labels, 0 or more. Count again.")
+    return array
+
+
+def _column(name: str, values: ArrayLike, n: int) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.shape != (n,):
+        raise PoolInvalid(
+            f"metadata field {name!r} has shape {array.shape}; expected ({n},), one value for each embedding. "
+            "Use NaN or None where a task lacks the field."
+        )
+    return array
+
+
+def _names(values: Sequence[str], n_classes: int | None) -> tuple[str, ...]:
+    names = tuple(str(name) for name in values)
+    if len(set(names)) != len(names) or (n_classes is not None and len(names) != n_classes):
+        raise PoolInvalid(
+            f"class_names are {list(names)}; expected {n_classes if n_classes is not None else 'c'} distinct labels. "
+            "Pass the labels of the label config in order."
+        )
+    return names
+
+
+def _ids(values: ArrayLike, n: int) -> Indices:
+    array = np.asarray(values)
+    if array.shape != (n,) or array.dtype.kind not in "iu" or len(np.unique(array)) != n:
+        raise PoolInvalid(
+            f"ids have shape {array.shape} and type {array.dtype}; expected ({n},) distinct integers. "
+            "Pass the task ids."
+        )
+    return array.astype(np.int64)

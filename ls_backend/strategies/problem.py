@@ -1,0 +1,173 @@
+"""A plan made concrete for a pool: which factors count, and their values for every task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ls_backend.errors import StrategyError, StrategyNotReady
+from ls_backend.settings import Diversity
+from ls_backend.strategies import metadata, registry
+from ls_backend.strategies.balance import ClassDeficit, class_deficit, value
+from ls_backend.strategies.plan import Plan
+from ls_backend.strategies.pool import Floats, Pool
+from ls_backend.strategies.search import powered
+
+COLD_START = "cold start"
+MODEL = "model"
+RANDOM = "random"
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is to be maximised.
+
+    Attributes:
+        view: n tasks as `reduction.view` makes them.
+        plan: Where it comes from.
+        regime: "cold start", "model" or "random".
+        diversity: Method of redundancy in force; the cold start may have put it in.
+        factors: Name to ((n,) factor in [0, 1], strength), for those that do not change during a search.
+        deficits: (n,) class deficits at the start; None without balancing.
+        last: (n,) tasks that come after all others.
+    """
+
+    view: Pool
+    plan: Plan
+    regime: str
+    diversity: Diversity
+    factors: dict[str, tuple[Floats, float]]
+    deficits: Floats | None
+    last: NDArray[np.bool_]
+
+    @property
+    def method(self) -> registry.Strategy | None:
+        """The method of redundancy; None when only the factors count."""
+        return registry.find("diversity", self.diversity.method) if self.diversity.strength else None
+
+    @property
+    def covers(self) -> bool:
+        """Whether doubt is the weight of what is covered, instead of a factor of its own."""
+        return self.method is not None and self.method.kind == "gain"
+
+    def weights(self) -> Floats:
+        """How much it matters that each task (n,) is covered."""
+        if "uncertainty" not in self.factors:
+            return np.ones(self.view.size)
+        return powered(*self.factors["uncertainty"])
+
+    def static(self) -> Floats:
+        """Product (n,) of the factors that multiply the priority and do not change."""
+        product = np.ones(self.view.size)
+        for name, (factor, strength) in self.factors.items():
+            if name != "uncertainty" or not self.covers:
+                product *= powered(factor, strength)
+        return product
+
+    def balanced(self) -> Floats:
+        """Class deficits (n,) at the start, raised to their strength; ones without balancing."""
+        if self.deficits is None:
+            return np.ones(self.view.size)
+        return powered(self.deficits, self.plan.objectives.balance.strength)
+
+    def deficit(self) -> ClassDeficit:
+        """A fresh count of what is missing, for a search to keep."""
+        return class_deficit(self.view, self.plan.objectives.balance)
+
+
+def concrete(view: Pool, plan: Plan) -> Problem:
+    """Decide what counts for this pool, and judge every task.
+
+    Args:
+        view: n tasks as `reduction.view` makes them.
+        plan: Objectives.
+
+    Returns:
+        The problem. Without probabilities the objectives that ask for a model drop out; if that leaves no redundancy
+        either, coverage takes their place.
+
+    Raises:
+        StrategyNotReady: If a method needs what the pool lacks.
+        StrategyError: If plan and pool contradict each other.
+    """
+    wanted = plan.objectives
+    has_model = view.probabilities is not None
+    asks_model = wanted.uncertainty.strength != 0 or wanted.balance.strength != 0
+    diversity = wanted.diversity if wanted.diversity.strength or has_model or not asks_model else Diversity()
+    _check_diversity(view, diversity)
+    typicality = None
+    if wanted.representativeness.strength or wanted.representativeness.drop_outliers:
+        typicality = _scored(view, "representativeness", wanted.representativeness.method)
+    factors = _factors(view, plan, typicality)
+    deficits = None
+    if view.probabilities is not None and wanted.balance.strength:
+        deficits = class_deficit(view, wanted.balance).of_tasks(view.probabilities)
+    nothing = not factors and not diversity.strength and deficits is None
+    return Problem(
+        view=view,
+        plan=plan,
+        regime=RANDOM if nothing else MODEL if has_model else COLD_START,
+        diversity=diversity,
+        factors=factors,
+        deficits=deficits,
+        last=_outliers(typicality, wanted.representativeness.drop_outliers, view.size),
+    )
+
+
+def _factors(view: Pool, plan: Plan, typicality: Floats | None) -> dict[str, tuple[Floats, float]]:
+    wanted = plan.objectives
+    has_model = view.probabilities is not None
+    factors: dict[str, tuple[Floats, float]] = {}
+    if has_model and wanted.uncertainty.strength:
+        doubt = _scored(view, "uncertainty", wanted.uncertainty.method)
+        factors["uncertainty"] = doubt, wanted.uncertainty.strength
+    if typicality is not None and wanted.representativeness.strength:
+        factors["representativeness"] = typicality, wanted.representativeness.strength
+    for rule in wanted.metadata:
+        if rule.strength:
+            factors[f"metadata:{rule.field}"] = metadata.preference(view, rule), rule.strength
+    if has_model and wanted.value.strength and wanted.value.classes:
+        factors["value"] = value(view, wanted.value), wanted.value.strength
+    return factors
+
+
+def _check_diversity(view: Pool, diversity: Diversity) -> None:
+    if not diversity.strength:
+        return
+    method = registry.find("diversity", diversity.method)
+    _check_needs(view, method)
+    if diversity.strength < 0 and method.kind == "picker":
+        raise StrategyError(
+            f"Diversity by {method.name!r} has strength {diversity.strength:g}; expected 0 or more, because that "
+            "method cannot be inverted. Use the method 'coverage'."
+        )
+
+
+def _outliers(typicality: Floats | None, share: float, n: int) -> NDArray[np.bool_]:
+    last = np.zeros(n, dtype=np.bool_)
+    if typicality is not None:
+        last[np.argsort(typicality, kind="stable")[: int(share * n)]] = True
+    return last
+
+
+def _scored(view: Pool, objective: str, name: str) -> Floats:
+    method = registry.find(objective, name)
+    _check_needs(view, method)
+    utilities: Floats = np.asarray(method.function(view), dtype=np.float64)
+    if utilities.shape != (view.size,) or not ((utilities >= 0) & (utilities <= 1)).all():
+        raise StrategyError(
+            f"The method {name!r} of {objective} returned shape {utilities.shape} or values outside 0 to 1; expected "
+            f"({view.size},) utilities from 0 to 1. Mend the method."
+        )
+    return utilities
+
+
+def _check_needs(view: Pool, method: registry.Strategy) -> None:
+    missing = sorted(name for name in method.needs if getattr(view, name, None) is None)
+    if missing:
+        raise StrategyNotReady(
+            f"The method {method.name!r} of {method.objective} needs {', '.join(missing)}, which the pool lacks. "
+            "Label until the first model is trained, or choose another method."
+        )

@@ -1,0 +1,91 @@
+"""Why a task is where it is, in words with numbers, for an annotator."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ls_backend.strategies import registry
+from ls_backend.strategies.pool import Floats, Indices
+from ls_backend.strategies.problem import RANDOM, Problem
+
+MAX_PARTS = 3
+NOTABLE_RATIO = 1.1
+BY_CHANCE = "picked at random"
+TO_EXPLORE = "picked at random, to see what the model would not ask for"
+ORDINARY = "no single factor stands out"
+
+
+def sentences(
+    problem: Problem,
+    rows: Indices,
+    explore: NDArray[np.bool_],
+    factors: dict[str, Floats],
+    ratios: dict[str, Floats],
+) -> tuple[str, ...]:
+    """Say for each pick which factors stand out, the strongest first.
+
+    Args:
+        problem: What was maximised.
+        rows: (k,) picks, rows of the view.
+        explore: (k,) picks made at random.
+        factors: Name to (k,) factor at the pick.
+        ratios: Name to (k,) factor over its median in the pool.
+
+    Returns:
+        k sentences such as "margin 0.04 (3.1x), likely 'crack', which has 3 labels".
+    """
+    if problem.regime == RANDOM:
+        return (BY_CHANCE,) * len(rows)
+    written = []
+    for position, row in enumerate(rows.tolist()):
+        if explore[position]:
+            written.append(TO_EXPLORE)
+            continue
+        notable = sorted(
+            (name for name in factors if _counts(problem, name) and ratios[name][position] >= NOTABLE_RATIO),
+            key=lambda name: -ratios[name][position],
+        )
+        parts = [_words(problem, name, row, factors[name][position], ratios[name][position]) for name in notable]
+        written.append(", ".join(parts[:MAX_PARTS]) or ORDINARY)
+    return tuple(written)
+
+
+def _counts(problem: Problem, name: str) -> bool:
+    """Whether a large factor speaks for a task; under a negative strength it does not."""
+    if name == "diversity":
+        return problem.diversity.strength > 0
+    if name == "balance":
+        return problem.plan.objectives.balance.strength > 0
+    return problem.factors[name][1] > 0
+
+
+def _words(problem: Problem, name: str, row: int, factor: float, ratio: float) -> str:
+    if name == "balance":
+        return _missing_class(problem, row)
+    if name == "value":
+        return f"worth more than most ({ratio:.1f}x)"
+    if name.startswith("metadata:"):
+        field = name.removeprefix("metadata:")
+        return f"{field} {_shown(problem.view.metadata[field][row])} ({ratio:.1f}x)"
+    objectives = problem.plan.objectives
+    chosen = {
+        "uncertainty": objectives.uncertainty.method,
+        "diversity": problem.diversity.method,
+        "representativeness": objectives.representativeness.method,
+    }[name]
+    words = registry.find(name, chosen).words.format(value=factor, rest=1.0 - factor)
+    return f"{words} ({ratio:.1f}x)"
+
+
+def _missing_class(problem: Problem, row: int) -> str:
+    view = problem.view
+    assert view.probabilities is not None  # balance is a factor only with a model
+    index = int(np.argmax(view.probabilities[row] * problem.deficit().of_classes()))
+    n_labels = 0 if view.labelled_counts is None else int(view.labelled_counts[index])
+    name = repr(view.class_names[index]) if view.class_names is not None else f"class {index}"
+    return f"likely {name}, which has {n_labels} label{'' if n_labels == 1 else 's'}"
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,92 @@
+"""How unsure the model is about a task, from its class probabilities alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ls_backend.strategies.pool import Floats, Floats32, Pool
+from ls_backend.strategies.registry import scorer
+
+
+def _probabilities(pool: Pool) -> Floats32:
+    assert pool.probabilities is not None  # `needs` is checked before a method is called
+    return pool.probabilities
+
+
+@scorer(
+    "margin",
+    objective="uncertainty",
+    needs={"probabilities"},
+    formula="1 - (p1 - p2), p sorted downwards",
+    source="Scheffer, Decomain & Wrobel 2001, Active Hidden Markov Models for Information Extraction, IDA",
+    cost="O(n c)",
+    use_when="Almost always; the safest single measure of doubt.",
+    fails_when="Alone it picks near-duplicates; combine it with diversity.",
+    words="margin {rest:.2f}",
+)
+def margin(pool: Pool) -> Floats:
+    """Two classes compete: the two most likely ones are close.
+
+    Args:
+        pool: n tasks with probabilities (n, c).
+
+    Returns:
+        (n,) float64 from 0 (certain) to 1 (a tie).
+    Source: Scheffer, Decomain & Wrobel 2001.
+    """
+    top = np.partition(_probabilities(pool), -2, axis=1)[:, -2:].astype(np.float64)  # (n, 2): second, first
+    return np.clip(1.0 - (top[:, 1] - top[:, 0]), 0.0, 1.0)
+
+
+@scorer(
+    "entropy",
+    objective="uncertainty",
+    needs={"probabilities"},
+    formula="-sum_c p_c ln p_c / ln c",
+    source="Shannon 1948; Settles 2010, Active Learning Literature Survey, section 3.1",
+    cost="O(n c)",
+    use_when="Few classes and well calibrated probabilities.",
+    fails_when="Many classes: probability spread over classes that are out of question counts as doubt.",
+    words="entropy {value:.2f}",
+)
+def entropy(pool: Pool) -> Floats:
+    """The model spreads its belief over many classes.
+
+    Args:
+        pool: n tasks with probabilities (n, c).
+
+    Returns:
+        (n,) float64 from 0 (certain) to 1 (all classes equal).
+    Source: Settles 2010, section 3.1.
+    """
+    p = np.clip(_probabilities(pool), 0.0, 1.0).astype(np.float64)
+    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
+    spread: Floats = np.clip(-np.einsum("ij,ij->i", p, logs) / np.log(p.shape[1]), 0.0, 1.0)
+    return spread
+
+
+@scorer(
+    "least_confidence",
+    objective="uncertainty",
+    needs={"probabilities"},
+    formula="(1 - p1) c / (c - 1)",
+    source="Lewis & Gale 1994, A Sequential Algorithm for Training Text Classifiers, SIGIR",
+    cost="O(n c)",
+    use_when="What matters is whether the answer shown to the annotator is right.",
+    fails_when="Ignores how the remaining belief is spread; alone it picks near-duplicates.",
+    words="confidence in the likeliest class low at {value:.2f} doubt",
+)
+def least_confidence(pool: Pool) -> Floats:
+    """Even the most likely class is not very likely.
+
+    Args:
+        pool: n tasks with probabilities (n, c).
+
+    Returns:
+        (n,) float64 from 0 (certain) to 1 (all classes equal).
+    Source: Lewis & Gale 1994.
+    """
+    p = _probabilities(pool)
+    n_classes = p.shape[1]
+    doubt: Floats = np.clip((1.0 - p.max(axis=1).astype(np.float64)) * n_classes / (n_classes - 1), 0.0, 1.0)
+    return doubt
