@@ -41,9 +41,7 @@ test: setup setup-label-studio setup-browser ## Run every test, the static check
 	@.venv/bin/pytest $(ARGS)
 check: setup ## Run the static checks one by one, then every test
 	.venv/bin/ruff format --check && .venv/bin/ruff check
-	.venv/bin/mypy
-	.venv/bin/lint-imports
-	.venv/bin/codespell
+	.venv/bin/mypy && .venv/bin/lint-imports && .venv/bin/codespell
 	@$(MAKE) --no-print-directory test
 fix: setup ## Format, and mend what ruff can mend
 	.venv/bin/ruff format && .venv/bin/ruff check --fix
