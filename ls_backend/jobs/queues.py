@@ -24,6 +24,7 @@ from redis.retry import Retry as ReconnectPolicy
 from rq import Queue
 from rq import Retry as JobRetry
 from rq.exceptions import DuplicateJobError
+from rq.intermediate_queue import IntermediateQueue
 
 from ls_backend.errors import QueueError
 from ls_backend.jobs import flight, redis_server
@@ -45,6 +46,12 @@ _FUNCTIONS = {
     "embed": "ls_backend.jobs.tasks.embed",
     "predict": "ls_backend.jobs.tasks.predict",
 }
+_SLOTS = "ab"
+_FORGET_LOST = """
+if redis.call('hget', KEYS[1], 'status') ~= 'queued' then return 0 end
+if redis.call('lpos', KEYS[2], ARGV[1]) or redis.call('lpos', KEYS[3], ARGV[1]) then return 0 end
+return redis.call('del', KEYS[1])
+"""
 _RETRIES = 2  # runs again after the death of a worker; a job's own errors are recorded, not repeated at once
 _FAILURE_TTL_S = 5  # 0 would end healthy workers while they clean up, longer would block the id of a failed job
 _ANSWER_TTL_S = 60
@@ -82,7 +89,7 @@ class Queues:
             url,
             socket_connect_timeout=1,
             socket_timeout=2,
-            retry=ReconnectPolicy(ConstantBackoff(0.05), 2),
+            retry=ReconnectPolicy(ConstantBackoff(0.05), 1),
             retry_on_error=[redis.ConnectionError],
         )
         self._queues = {name: Queue(name, connection=self._redis, serializer=SERIALIZER) for name in NAMES}
@@ -135,6 +142,8 @@ class Queues:
         with self._talking():
             if self._redis.exists(pause_key(kind, project_id)):
                 return False
+            for slot in _SLOTS:
+                self._forget_if_lost(kind, f"{kind}-{project_id}-{slot}")
         return self.kick_embed(project_id) if kind == "embed" else self.kick(project_id)
 
     def embeds_wanted(self, project_id: int) -> int:
@@ -238,11 +247,17 @@ class Queues:
             time.sleep(min(pause_s, left_s))
             pause_s = min(pause_s * 1.5, 0.1)
 
+    def _forget_if_lost(self, kind: str, job_id: str) -> None:
+        """Free the id of a job that says it waits and waits nowhere; a Redis that lost data could leave one."""
+        queue_key = self._queues[KIND_QUEUES[kind]].key
+        between = IntermediateQueue.get_intermediate_queue_key(queue_key)
+        self._redis.eval(_FORGET_LOST, 3, _job_key(job_id), queue_key, between, job_id)
+
     def _is_known(self, job_id: str) -> bool:
         return bool(self._redis.exists(_job_key(job_id)))
 
     def _enqueue_single(self, kind: str, project_id: int) -> bool:
-        return any(self._enqueue(kind, f"{kind}-{project_id}-{slot}", (project_id,)) for slot in "ab")
+        return any(self._enqueue(kind, f"{kind}-{project_id}-{slot}", (project_id,)) for slot in _SLOTS)
 
     def _enqueue(self, kind: str, job_id: str, args: tuple[object, ...], *, at_front: bool = False) -> bool:
         with self._talking():

@@ -8,8 +8,14 @@ generations in the records make harmless.
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 import time
+import uuid
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import cast
 
 import redis
@@ -21,6 +27,11 @@ from rq.job import Job, JobStatus
 from ls_backend import logs
 from ls_backend.jobs.queues import NAMES, SERIALIZER
 
+_PUT_BACK = """
+if redis.call('lrem', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+if redis.call('hget', KEYS[3], 'status') ~= 'queued' then return 0 end
+return redis.call('lpush', KEYS[2], ARGV[1])
+"""
 ALIVE_TTL_S = 15
 ALIVE_EVERY_S = 4.0
 JOB_GRACE_S = 60
@@ -53,6 +64,38 @@ class _Entry:
     expires_at: float
 
 
+def sign_of_life() -> str:
+    """What a worker writes under its `alive_key`: where it runs, so that a neighbour can look it up."""
+    return f"{this_machine()}:{os.getpid()}"
+
+
+@cache
+def this_machine() -> str:
+    """Name of this boot of this machine and, in a container, of its process numbers."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"{socket.gethostname()}/{uuid.getnode()}"
+
+
+def _runs(pid: int, worker_name: str) -> bool:
+    if sys.platform.startswith("linux"):
+        try:
+            return worker_name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # hidden from us is not gone
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 class Reaper:
     """Finds jobs that nobody works on any more. Remembers what it saw; one for each supervisor, not thread-safe."""
 
@@ -71,19 +114,25 @@ class Reaper:
         self._redis.delete(alive_key(worker_name))
         return [job_id for queue in self._queues for job_id in self._give_back(queue, worker_name)]
 
-    def sweep(self) -> None:
-        """Look for jobs of vanished workers and jobs lost between two lists. Cheap; to be called every few seconds."""
+    def sweep(self) -> dict[str, str]:
+        """Look for jobs of vanished workers and jobs lost between two lists. Cheap; to be called every few seconds.
+
+        Returns:
+            Workers that gave no sign of life, or are far beyond the timeout of their job; and that job. If such a
+            process still exists, it hangs.
+        """
+        hanging = self._overrunning()
         for queue in self._queues:
-            self._sweep_vanished(queue)
+            hanging |= self._sweep_vanished(queue)
             self._sweep_stuck(queue)
             queue.started_job_registry.cleanup()
         self._seen, self._now_seen = self._now_seen, {}
+        return hanging
 
-    def overrunning(self) -> dict[str, str]:
-        """Jobs far beyond their timeout, by the name of the worker that hangs in them."""
-        latest_start = time.time() + JOB_GRACE_S - _OVERRUN_S
+    def _overrunning(self) -> dict[str, str]:
+        latest = time.time() + JOB_GRACE_S - _OVERRUN_S
         entries = [entry for queue in self._queues for entry in self._entries(queue)]
-        return {entry.worker: entry.job_id for entry in entries if entry.worker and entry.expires_at < latest_start}
+        return {entry.worker: entry.job_id for entry in entries if entry.worker and entry.expires_at < latest}
 
     def _give_back(self, queue: Queue, worker_name: str) -> list[str]:
         registry = queue.started_job_registry
@@ -95,23 +144,31 @@ class Reaper:
         self._redis.delete(f"rq:clean_registries:{queue.name}")
         return [entry.job_id for entry in dead if entry.worker is not None]
 
-    def _sweep_vanished(self, queue: Queue) -> None:
-        for name in {entry.worker for entry in self._entries(queue) if entry.worker}:
-            if self._redis.exists(alive_key(name)):
-                continue
-            if self._lasts_s(f"vanished {name}") > _MISSING_S:
-                _log.warning("a worker vanished; its jobs run again", worker=name, jobs=self._give_back(queue, name))
+    def _sweep_vanished(self, queue: Queue) -> dict[str, str]:
+        vanished = {}
+        for entry in self._entries(queue):
+            if entry.worker and self._has_vanished(entry.worker):
+                vanished[entry.worker] = entry.job_id
+        for name in vanished:
+            _log.warning("a worker vanished; its jobs run again", worker=name, jobs=self._give_back(queue, name))
+        return vanished
+
+    def _has_vanished(self, worker_name: str) -> bool:
+        sign = cast("bytes | None", self._redis.get(alive_key(worker_name)))
+        if sign is None:
+            return self._lasts_s(f"vanished {worker_name}") > _MISSING_S
+        machine, _, pid = sign.decode().rpartition(":")
+        return machine == this_machine() and not _runs(int(pid), worker_name)
 
     def _sweep_stuck(self, queue: Queue) -> None:
         """Put back jobs whose worker died after it took them and before it said so."""
         between = IntermediateQueue(queue.key, connection=self._redis)
         for job_id in between.get_job_ids():
-            if self._lasts_s(f"stuck {job_id}") <= _STUCK_S or not self._redis.lrem(between.key, 1, job_id):
-                continue  # its worker may live, or another supervisor was faster
-            job = self._job(job_id, queue)
-            if job and job.get_status() == JobStatus.QUEUED:
-                self._forget_executions(queue, job_id)
-                queue.push_job_id(job_id, at_front=True)
+            if self._lasts_s(f"stuck {job_id}") <= _STUCK_S:
+                continue
+            self._forget_executions(queue, job_id)
+            keys = (between.key, queue.key, Job.key_for(job_id))
+            if self._redis.eval(_PUT_BACK, len(keys), *keys, job_id):
                 _log.warning("a job was lost on its way to a worker; it is queued again", job=job_id)
 
     def _lasts_s(self, what: str) -> float:

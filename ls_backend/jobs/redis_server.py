@@ -54,7 +54,7 @@ class EmbeddedRedis:
         """Whether nobody answers any more. A server of our own that is only slow is not gone."""
         if self.process is not None:
             return self.process.poll() is not None
-        return not _answers(self.url)
+        return not answers(self.url)
 
     def stop(self) -> None:
         """End the server if this process started it; its journal is complete afterwards."""
@@ -161,7 +161,7 @@ def _launch(program: str, data_dir: Path, lock: IO[str]) -> EmbeddedRedis:
 
 def _wait(url: str, process: subprocess.Popen[bytes] | None, folder: Path) -> None:
     deadline = time.monotonic() + START_S
-    while not _answers(url):
+    while not answers(url):
         if process is not None and process.poll() is not None:
             raise QueueError(
                 f"The embedded Redis ended with code {process.returncode}: {_last_words(folder)}",
@@ -175,11 +175,14 @@ def _wait(url: str, process: subprocess.Popen[bytes] | None, folder: Path) -> No
         time.sleep(0.005)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a server is ready at a URL; a refused password is an answer too."""
     # A fresh connection each time: a pooled one would remember a server that is gone.
     client = redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1, retry=Retry(NoBackoff(), 0))
     try:
         return bool(client.ping())
+    except redis.AuthenticationError:
+        return True
     except redis.RedisError:
         return False  # not there yet, or still reading its journal
     finally:

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import redis
-from pydantic import AliasChoices, SecretStr
+from pydantic import SecretStr
 
 from ls_backend import logs
 from ls_backend.errors import BackendError, QueueError
@@ -27,7 +27,7 @@ from ls_backend.jobs import redis_server, workers
 from ls_backend.jobs.leash import leashed
 from ls_backend.jobs.queues import EMBED, RANK, Queues, project_of, redis_url
 from ls_backend.jobs.reaper import Reaper
-from ls_backend.settings import Settings
+from ls_backend.settings import Settings, env_names
 
 if TYPE_CHECKING:
     from ls_backend.store import Store
@@ -36,6 +36,7 @@ HEAL_S = 2.0
 WARM_STOP_S = 10.0
 SERVER_STOP_S = 5.0
 _TICK_S = 0.1
+_REDIS_START_S = 30.0  # a Redis started at the same moment by somebody else may not be up yet
 _LONGEST_BACK_OFF_S = 30.0
 _HEALTHY_S = 30.0  # a child that lived this long is started again at once
 _log = logs.get(__name__)
@@ -83,6 +84,7 @@ class Supervisor:
         roles = [RANK] * settings.rank_workers + [EMBED] * settings.embed_workers + ["server"] * server
         self.children = [Child(role) for role in roles]
         self._stopping = threading.Event()
+        self._look_at_redis_at = 0.0
         self._hurry = False
         self._shared = _Shared()
 
@@ -117,8 +119,8 @@ class Supervisor:
         self.stop()
 
     def _tick(self) -> None:
-        self._keep_redis()
         now = time.monotonic()
+        self._keep_redis(now)
         for child in self.children:
             if child.process is not None and (code := child.process.poll()) is not None:
                 self._bury(child, code, now)
@@ -178,11 +180,19 @@ class Supervisor:
     def _provide_redis(self) -> None:
         if self._starts_redis:
             self._embedded = redis_server.start(self.settings.data_dir)
-        redis_server.check(redis_url(self.settings))
+        url = redis_url(self.settings)
+        deadline = time.monotonic() + _REDIS_START_S
+        while not redis_server.answers(url) and time.monotonic() < deadline:
+            if self._stopping.wait(_TICK_S):
+                return
+        redis_server.check(url)
 
-    def _keep_redis(self) -> None:
+    def _keep_redis(self, now: float) -> None:
         """Start the embedded Redis again when it is gone, whoever started it before."""
-        if self._embedded is None or not self._embedded.gone():
+        if self._embedded is None or now < self._look_at_redis_at:
+            return
+        self._look_at_redis_at = now + (_TICK_S if self._embedded.process is not None else HEAL_S)
+        if not self._embedded.gone():
             return
         _log.error("the embedded Redis ended by itself; it is started again")
         try:
@@ -242,8 +252,7 @@ class Healer:
         """
         hanging: dict[str, str] = {}
         try:
-            self._reaper.sweep()
-            hanging = self._reaper.overrunning()
+            hanging = self._reaper.sweep()
             self._wake_projects()
         except (redis.RedisError, BackendError) as error:
             _log.warning("healing waits", error=str(error))
@@ -273,13 +282,8 @@ class Healer:
 def environment(settings: Settings) -> dict[str, str]:
     """Settings as the environment variables that a child process reads them from."""
     variables = {}
-    for name, field_info in Settings.model_fields.items():
+    for name, (variable, *_) in env_names().items():
         value = getattr(settings, name)
-        if value is None:
-            continue
-        alias = field_info.validation_alias
-        if isinstance(alias, AliasChoices):
-            alias = alias.choices[0]
-        key = alias if isinstance(alias, str) else f"LSB_{name.upper()}"
-        variables[key] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        if value is not None:
+            variables[variable] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     return variables

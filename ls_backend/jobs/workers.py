@@ -8,7 +8,6 @@ A job that crashes takes its worker along; the supervisor starts another one and
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import threading
 import uuid
@@ -31,6 +30,8 @@ _log = logs.get(__name__)
 
 class WarmWorker(SimpleWorker):
     """RQ's in-process worker, with the deadline of its jobs said in our own words."""
+
+    max_connection_wait_time = 4  # seconds between two looks for a Redis that is away; RQ's minute is long for people
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002 - RQ's signature
         """Seconds after which a running job may be called abandoned."""
@@ -82,7 +83,7 @@ def _beat(settings: Settings, name: str, ended: threading.Event) -> None:
     connection = _connection(settings)
     while not ended.is_set():
         try:
-            connection.set(reaper.alive_key(name), os.getpid(), ex=reaper.ALIVE_TTL_S)
+            connection.set(reaper.alive_key(name), reaper.sign_of_life(), ex=reaper.ALIVE_TTL_S)
         except redis.RedisError as error:
             _log.debug("no sign of life given", error=str(error))
         ended.wait(reaper.ALIVE_EVERY_S)
