@@ -9,8 +9,11 @@ from ls_backend.strategies.registry import gain, picker
 
 N_REFERENCES = 4000
 SIGMA_SAMPLE = 2000
-BLOCK_ROWS = 1024
-K_CENTER_BLOCK = 512
+MAX_KERNEL_CELLS = 64_000_000  # 256 MB of float32; a search over more candidates makes do with fewer references
+BLOCK_ROWS = 512
+REFRESH_ROWS = 256
+NEAREST_ROWS = 4096
+K_CENTER_BLOCK = 1024
 MIN_SIGMA = 0.02
 MAX_DISTANCE = 2.0  # between two points of the unit sphere
 
@@ -23,46 +26,44 @@ class Coverage:
     """
 
     def __init__(self, references: Floats32, weights: Floats32, candidates: Floats32, sigma: float) -> None:
-        self._references = np.ascontiguousarray(references.T)  # (q, r)
+        self._references = references  # (r, q)
         self._weights = weights  # (r,)
-        self._candidates = candidates  # (m, q)
-        self._scale = np.float32(1.0 / sigma**2)
-        self._reference_norms = np.einsum("ij,ij->j", self._references, self._references)
+        self._sigma = sigma
         self._covered = np.zeros(len(weights), dtype=np.float32)
+        self._kernels = self._kernel(candidates)  # (m, r); kept, because products of a few rows are slow in BLAS
         self.bounds = np.zeros(len(candidates), dtype=np.float64)
 
     def cover(self, points: Floats32) -> None:
-        """Count these points (l, q) as labelled."""
+        """Count these points (l, q) as labelled.  O(l r q)."""
         for start in range(0, len(points), BLOCK_ROWS):
             kernel = self._kernel(points[start : start + BLOCK_ROWS])
             np.maximum(self._covered, kernel.max(axis=0), out=self._covered)
 
     def refresh(self, rows: Indices) -> None:
-        """Make the bounds of these candidate rows exact again.  O(rows r q)."""
-        for start in range(0, len(rows), BLOCK_ROWS):
-            block = rows[start : start + BLOCK_ROWS]
-            kernel = self._kernel(self._candidates[block])
-            kernel -= self._covered
-            np.maximum(kernel, 0.0, out=kernel)
-            self.bounds[block] = kernel @ self._weights
+        """Make the bounds of these candidate rows exact again.  O(r) for each."""
+        for start in range(0, len(rows), REFRESH_ROWS):
+            block = rows[start : start + REFRESH_ROWS]
+            gained = self._kernels[block] - self._covered
+            np.maximum(gained, 0.0, out=gained)
+            self.bounds[block] = np.einsum("ij,j->i", gained, self._weights)
 
     def take(self, row: int) -> None:
-        """Count this candidate row as labelled."""
-        self.cover(self._candidates[row : row + 1])
+        """Count this candidate row as labelled.  O(r)."""
+        np.maximum(self._covered, self._kernels[row], out=self._covered)
 
     def _kernel(self, points: Floats32) -> Floats32:
-        kernel = points @ self._references  # (b, r)
-        kernel -= 0.5 * self._reference_norms
-        kernel -= 0.5 * np.einsum("ij,ij->i", points, points)[:, None]
-        kernel *= self._scale
-        np.minimum(kernel, 0.0, out=kernel)
-        result: Floats32 = np.exp(kernel, out=kernel)
-        return result
+        kernels = np.empty((len(points), len(self._references)), dtype=np.float32)
+        for start in range(0, len(points), BLOCK_ROWS):
+            squares = squared_distances(points[start : start + BLOCK_ROWS], self._references)
+            squares *= np.float32(-0.5 / self._sigma**2)
+            np.exp(squares, out=kernels[start : start + BLOCK_ROWS])
+        return kernels
 
 
 @gain(
     "coverage",
     objective="diversity",
+    needs={"embeddings"},
     formula="sum_x u_x max(0, k(x, i) - max_taken k(x, j)), k Gaussian, its width shrinking with the labelled set",
     source="Bae, Oliveira & Sutherland 2025, Uncertainty Herding, arXiv:2412.20644; MaxHerding, arXiv:2407.12212",
     cost="O(n q + m r q) for r <= 4,000 reference points and m candidates",
@@ -86,7 +87,8 @@ def coverage(pool: Pool, weights: Floats, candidates: Indices, rng: np.random.Ge
     Source: Bae, Oliveira & Sutherland 2025, section 4.
     """
     points = pool.embeddings
-    rows, reference_weights = _references(weights, rng)
+    n_references = max(1, min(N_REFERENCES, MAX_KERNEL_CELLS // max(1, len(candidates))))
+    rows, reference_weights = _references(weights, n_references, rng)
     search = Coverage(points[rows], reference_weights, points[candidates], _sigma(pool))
     if pool.labelled_embeddings is not None:
         search.cover(pool.labelled_embeddings)
@@ -94,16 +96,16 @@ def coverage(pool: Pool, weights: Floats, candidates: Indices, rng: np.random.Ge
     return search
 
 
-def _references(weights: Floats, rng: np.random.Generator) -> tuple[Indices, Floats32]:
-    """Choose at most 4,000 reference points, half by chance and half by weight, reweighted so sums stay unbiased."""
+def _references(weights: Floats, size: int, rng: np.random.Generator) -> tuple[Indices, Floats32]:
+    """Choose reference points, half by chance and half by weight, reweighted so that sums keep their expectation."""
     n = len(weights)
     mean = float(weights.mean()) if n else 0.0
     if mean <= 0:
         weights, mean = np.ones(n), 1.0  # nothing matters more than anything else
-    if n <= N_REFERENCES:
+    if n <= size:
         return np.arange(n), (weights / (n * mean)).astype(np.float32)
     share = 0.5 + 0.5 * weights / mean
-    rows = np.sort(rng.choice(n, N_REFERENCES, replace=False, p=share / share.sum(), shuffle=False))
+    rows = np.sort(rng.choice(n, size, replace=False, p=share / share.sum(), shuffle=False))
     reweighted = weights[rows] / share[rows]
     return rows, (reweighted / reweighted.sum()).astype(np.float32)
 
@@ -148,6 +150,7 @@ def squared_distances(left: Floats32, right: Floats32) -> Floats32:
 @picker(
     "core_set",
     objective="diversity",
+    needs={"embeddings"},
     formula="argmax_i u_i min_taken |z_i - z_j|",
     source="Sener & Savarese 2018, Active Learning for Convolutional Neural Networks, arXiv:1708.00489, algorithm 1",
     cost="O(n k q), as matrix products",
@@ -203,12 +206,12 @@ def core_set(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) ->
 def _nearest(points: Floats32, centres: Floats32) -> Floats:
     """Distance (n,) of each point to the nearest of at least one centre."""
     nearest = np.empty(len(points))
-    for start in range(0, len(points), BLOCK_ROWS):
-        block = points[start : start + BLOCK_ROWS]
+    for start in range(0, len(points), NEAREST_ROWS):
+        block = points[start : start + NEAREST_ROWS]
         squares = np.full(len(block), np.inf, dtype=np.float32)
         for first in range(0, len(centres), BLOCK_ROWS):
             np.minimum(squares, squared_distances(block, centres[first : first + BLOCK_ROWS]).min(axis=1), out=squares)
-        nearest[start : start + BLOCK_ROWS] = np.sqrt(squares)
+        nearest[start : start + NEAREST_ROWS] = np.sqrt(squares)
     return nearest
 
 

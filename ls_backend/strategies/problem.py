@@ -94,9 +94,9 @@ def concrete(view: Pool, plan: Plan) -> Problem:
     """
     wanted = plan.objectives
     has_model = view.probabilities is not None
-    asks_model = wanted.uncertainty.strength != 0 or wanted.balance.strength != 0
-    diversity = wanted.diversity if wanted.diversity.strength or has_model or not asks_model else Diversity()
-    _check_diversity(view, diversity)
+    for method in methods_in_use(plan, has_model=has_model):
+        _check_needs(view, method)
+    diversity = _diversity(plan, has_model=has_model)
     typicality = None
     if wanted.representativeness.strength or wanted.representativeness.drop_outliers:
         typicality = _scored(view, "representativeness", wanted.representativeness.method)
@@ -133,16 +133,33 @@ def _factors(view: Pool, plan: Plan, typicality: Floats | None) -> dict[str, tup
     return factors
 
 
-def _check_diversity(view: Pool, diversity: Diversity) -> None:
-    if not diversity.strength:
-        return
-    method = registry.find("diversity", diversity.method)
-    _check_needs(view, method)
-    if diversity.strength < 0 and method.kind == "picker":
+def methods_in_use(plan: Plan, *, has_model: bool) -> list[registry.Strategy]:
+    """The methods that decide, for a pool with or without probabilities."""
+    wanted = plan.objectives
+    methods = []
+    if has_model and wanted.uncertainty.strength:
+        methods.append(registry.find("uncertainty", wanted.uncertainty.method))
+    if wanted.representativeness.strength or wanted.representativeness.drop_outliers:
+        methods.append(registry.find("representativeness", wanted.representativeness.method))
+    diversity = _diversity(plan, has_model=has_model)
+    if diversity.strength:
+        methods.append(registry.find("diversity", diversity.method))
+    return methods
+
+
+def _diversity(plan: Plan, *, has_model: bool) -> Diversity:
+    """The redundancy in force: coverage steps in where a plan asks for a model that is not there yet."""
+    wanted = plan.objectives
+    asks_model = wanted.uncertainty.strength != 0 or wanted.balance.strength != 0
+    if asks_model and not has_model and not wanted.diversity.strength:
+        return Diversity()
+    method = registry.find("diversity", wanted.diversity.method)
+    if wanted.diversity.strength < 0 and method.kind == "picker":
         raise StrategyError(
-            f"Diversity by {method.name!r} has strength {diversity.strength:g}; expected 0 or more, because that "
-            "method cannot be inverted. Use the method 'coverage'."
+            f"Diversity by {method.name!r} has strength {wanted.diversity.strength:g}; expected 0 or more, because "
+            "that method cannot be inverted. Use the method 'coverage'."
         )
+    return wanted.diversity
 
 
 def _outliers(typicality: Floats | None, share: float, n: int) -> NDArray[np.bool_]:
@@ -154,7 +171,6 @@ def _outliers(typicality: Floats | None, share: float, n: int) -> NDArray[np.boo
 
 def _scored(view: Pool, objective: str, name: str) -> Floats:
     method = registry.find(objective, name)
-    _check_needs(view, method)
     utilities: Floats = np.asarray(method.function(view), dtype=np.float64)
     if utilities.shape != (view.size,) or not ((utilities >= 0) & (utilities <= 1)).all():
         raise StrategyError(

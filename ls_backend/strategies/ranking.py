@@ -11,7 +11,7 @@ from ls_backend.errors import PoolInvalid
 from ls_backend.strategies import metadata, reasons, reduction
 from ls_backend.strategies.plan import Plan
 from ls_backend.strategies.pool import Floats, Indices, Pool
-from ls_backend.strategies.problem import Problem, concrete
+from ls_backend.strategies.problem import Problem, concrete, methods_in_use
 from ls_backend.strategies.search import MIN_FACTOR, Balancing, greedy, powered
 
 MIN_CANDIDATES = 8192
@@ -90,7 +90,9 @@ def rank(pool: Pool, plan: Plan, k: int, rng: np.random.Generator) -> Ranking:
     keep = metadata.admitted(pool, plan.objectives.metadata)
     order = np.arange(pool.size) if pool.ids is None else np.argsort(pool.ids)
     rows = order[keep[order]]
-    problem = concrete(reduction.view(pool, rows), plan)
+    in_use = methods_in_use(plan, has_model=pool.probabilities is not None)
+    distances = any("embeddings" in method.needs for method in in_use)
+    problem = concrete(reduction.view(pool, rows, distances=distances), plan)
     k = min(k, len(rows))
     explore = _explored(plan.explore, k, rng)
     by_picker = problem.method is not None and problem.method.kind == "picker"

@@ -17,6 +17,7 @@ BLOCK_ROWS = 2048
 @scorer(
     "density",
     objective="representativeness",
+    needs={"embeddings"},
     formula="rank of 1 / mean distance to the 20 nearest of at most 4,000 reference points",
     source="Hacohen, Dekel & Weinshall 2022, Active Learning on a Budget, arXiv:2202.02794, typicality",
     cost="O(n r q)",
