@@ -5,7 +5,7 @@ from ls_backend.store.problems import Problem, Problems
 from ls_backend.store.projects import Event, Project, Projects
 from ls_backend.store.records import Store
 from ls_backend.store.runs import Run, Runs
-from ls_backend.store.tasks import Counts, TaskRow, Tasks, TaskTable
+from ls_backend.store.tasks import Counts, LabelledTask, TaskRow, Tasks, TaskTable
 from ls_backend.store.vectors import Loaded, Vectors
 from ls_backend.store.versions import Versions
 from ls_backend.store.windows import KeptRow, WindowRow, Windows
@@ -14,6 +14,7 @@ __all__ = [
     "Counts",
     "Event",
     "KeptRow",
+    "LabelledTask",
     "Loaded",
     "Predictions",
     "Problem",

@@ -24,6 +24,7 @@ class Project:
         origin: Moment Label Studio's project was created, as its set-up call sends it; tells two Label Studio databases
             apart that use the same id.
         access_token: Token Label Studio sent with its set-up call.
+        webhook_url: Where Label Studio sends its events to reach us.
         settings_json: Last good project settings, as JSON text.
         wanted_generation: Events and other reasons for an update so far.
         done_generation: Wanted generation the last finished update covered.
@@ -45,6 +46,7 @@ class Project:
     access_token: str | None = field(repr=False)
     settings_json: str | None
     webhook_secret: str | None = field(repr=False)
+    webhook_url: str | None
     active: bool
     wanted_generation: int
     done_generation: int
@@ -81,6 +83,7 @@ class ProjectChange(TypedDict, total=False):
     access_token: str | None
     settings_json: str | None
     webhook_secret: str | None
+    webhook_url: str | None
     active: bool
     synced_until: datetime | None
     window_version: str | None

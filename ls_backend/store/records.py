@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ls_backend.errors import StoreError
 from ls_backend.store.database import Database
 from ls_backend.store.migrations import migrate
 from ls_backend.store.predictions import Predictions
@@ -36,7 +37,11 @@ class Store:
             StoreError: The URL is of no use, the database cannot be opened, or a newer version has used it.
         """
         self._database = Database(url)
-        migrate(self._database)
+        try:
+            migrate(self._database)
+        except StoreError:
+            self._database.dispose()
+            raise
         self.projects = Projects(self._database)
         self.tasks = Tasks(self._database)
         self.versions = Versions(self._database)

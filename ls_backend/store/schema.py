@@ -68,6 +68,20 @@ class Utc(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class Words(TypeDecorator[str]):
+    """Text for people. An error message may quote anything, and what UTF-8 or PostgreSQL cannot hold is escaped."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Escape lone surrogates, as in undecodable file names, and NUL."""
+        del dialect
+        if value is None:
+            return None
+        return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+
+
 metadata = MetaData()
 
 
@@ -88,10 +102,11 @@ projects = Table(
     metadata,
     Column("id", Id, primary_key=True, autoincrement=False),
     Column("origin", Text),
-    Column("title", Text, nullable=False, default=""),
+    Column("title", Words, nullable=False, default=""),
     Column("hostname", Text),
     Column("access_token", Text),
     Column("webhook_secret", Text),
+    Column("webhook_url", Text),
     Column("backend_id", Id),
     Column("active", Boolean, nullable=False, default=True),
     Column("wanted_generation", Id, nullable=False, default=0),
@@ -105,7 +120,7 @@ projects = Table(
     Column("synced_until", Utc),
     Column("reconciled_at", Utc),
     Column("updated_at", Utc, nullable=False),
-    Column("last_error", Text),
+    Column("last_error", Words),
     Column("settings_json", Text),
     Column("label_config", Text),
 )
@@ -134,8 +149,8 @@ tasks = Table(
     Column("holdout", Boolean, nullable=False, default=False),
     Column("content_hash", Text),
     Column("label", Text),
-    Column("label_problem", Text),
-    Column("image_error", Text),
+    Column("label_problem", Words),
+    Column("image_error", Words),
     Column("image_error_at", Utc),
     Column("image", Text),
     Column("data", JSON, nullable=False),
@@ -203,7 +218,7 @@ window_rows = Table(
     Column("task_id", Id, nullable=False),
     Column("rank", Integer, nullable=False),
     Column("utility", Float),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("factors", JSON, nullable=False),
     Column("ratios", JSON, nullable=False),
     Column("probabilities", JSON(none_as_null=True)),
@@ -237,10 +252,10 @@ problems = Table(
     metadata,
     Column("project_id", Id, nullable=False),
     Column("code", Text, nullable=False),
-    Column("subject", Text, nullable=False),
+    Column("subject", Words, nullable=False),
     Column("level", Text, nullable=False),
-    Column("message", Text, nullable=False),
-    Column("remedy", Text, nullable=False),
+    Column("message", Words, nullable=False),
+    Column("remedy", Words, nullable=False),
     Column("context", JSON, nullable=False),
     Column("count", Integer, nullable=False),
     Column("first_seen", Utc, nullable=False),
@@ -259,7 +274,7 @@ runs = Table(
     Column("finished_at", Utc),
     Column("n_labels", Integer),
     Column("window_version", Text),
-    Column("error", Text),
+    Column("error", Words),
     Column("seconds", JSON, nullable=False),
     Index("runs_of_project", "project_id", "run_id"),
 )

@@ -38,11 +38,15 @@ class Counts:
     Attributes:
         annotations: Submitted and not cancelled.
         cancelled: Skipped or cancelled annotations.
+        labelled: Tasks whose annotations give a label.
+        unread: Tasks whose image is still to be read for the first time.
     """
 
     tasks: int
     annotations: int
     cancelled: int
+    labelled: int
+    unread: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +55,24 @@ class TaskRow:
 
     Attributes:
         image: Reference to the image as the task data has it; None when the task data has none.
+        content_hash: Of the image's bytes; None while it is unread.
         image_error: Why the image could not be read the last time; None when it was never tried.
     """
 
     task_id: int
     image: str | None
+    content_hash: str | None
     image_error: str | None
     image_error_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledTask:
+    """A task whose annotations give a label."""
+
+    task_id: int
+    label: str
+    holdout: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +98,7 @@ class TaskTable:
     is_labeled: npt.NDArray[np.bool_]
 
 
+_NEVER_READ = (tasks.c.content_hash.is_(None), tasks.c.image_error_at.is_(None))
 _ANNOTATION = tuple(task_annotations.c[item.name] for item in fields(Annotation))
 _ROW = tuple(tasks.c[item.name] for item in fields(TaskRow))
 
@@ -131,14 +147,26 @@ class Tasks:
     def counts(self, project_id: int) -> Counts:
         """Count what is stored, to compare with Label Studio's own counts."""
         with self._database.read() as connection:
-            n_tasks = connection.scalar(select(func.count()).where(tasks.c.project_id == project_id))
+            n_tasks, labelled, unread = connection.execute(
+                select(
+                    func.count(),
+                    func.count(tasks.c.label),
+                    func.coalesce(func.sum(case((and_(*_NEVER_READ), 1), else_=0)), 0),
+                ).where(tasks.c.project_id == project_id)
+            ).one()
             n_annotations, n_cancelled = connection.execute(
                 select(
                     func.coalesce(func.sum(case((task_annotations.c.was_cancelled, 0), else_=1)), 0),
                     func.coalesce(func.sum(case((task_annotations.c.was_cancelled, 1), else_=0)), 0),
                 ).where(task_annotations.c.project_id == project_id)
             ).one()
-        return Counts(tasks=n_tasks or 0, annotations=int(n_annotations), cancelled=int(n_cancelled))
+        return Counts(
+            tasks=n_tasks,
+            annotations=int(n_annotations),
+            cancelled=int(n_cancelled),
+            labelled=labelled,
+            unread=int(unread),
+        )
 
     def set_labels(self, project_id: int, labels: Mapping[int, tuple[str | None, str | None]]) -> None:
         """Set the label of tasks.
@@ -182,7 +210,8 @@ class Tasks:
         """
         references = references or {}
         rows = [{"task": key, "hash": value, "reference": references.get(key)} for key, value in hashes.items()]
-        still = or_(bindparam("reference").is_(None), tasks.c.image == bindparam("reference", type_=tasks.c.image.type))
+        reference = bindparam("reference", type_=tasks.c.image.type)
+        still = or_(reference.is_(None), tasks.c.image == reference)
         statement = _one_task(project_id).where(still)
         with self._database.write() as connection:
             if rows:
@@ -243,6 +272,64 @@ class Tasks:
             n_cancelled=np.array(columns[5], dtype=np.int64),
             is_labeled=np.array(columns[6], dtype=np.bool_),
         )
+
+    def labelled(self, project_id: int) -> list[LabelledTask]:
+        """Return the labelled tasks in the order in which they got their first annotation."""
+        first = func.min(task_annotations.c.annotation_id)
+        statement = (
+            select(tasks.c.task_id, tasks.c.label, tasks.c.holdout)
+            .join(
+                task_annotations,
+                and_(
+                    task_annotations.c.project_id == tasks.c.project_id,
+                    task_annotations.c.task_id == tasks.c.task_id,
+                    ~task_annotations.c.was_cancelled,
+                ),
+            )
+            .where(tasks.c.project_id == project_id, tasks.c.label.is_not(None))
+            .group_by(tasks.c.task_id, tasks.c.label, tasks.c.holdout)
+            .order_by(first)
+        )
+        with self._database.read() as connection:
+            return [LabelledTask(*row) for row in connection.execute(statement)]
+
+    def images(self, project_id: int, task_ids: Iterable[int]) -> list[TaskRow]:
+        """Return the state of the images of some tasks; unknown ids are left out."""
+        found: list[TaskRow] = []
+        with self._database.read() as connection:
+            for batch in chunks(task_ids):
+                some = select(*_ROW).where(tasks.c.project_id == project_id, tasks.c.task_id.in_(batch))
+                found += [TaskRow(*row) for row in connection.execute(some)]
+        return found
+
+    def forget_content(self, project_id: int, task_ids: Iterable[int]) -> None:
+        """Make images unread again, because their embeddings are missing."""
+        with self._database.write() as connection:
+            for batch in chunks(task_ids):
+                connection.execute(
+                    update(tasks)
+                    .where(tasks.c.project_id == project_id, tasks.c.task_id.in_(batch))
+                    .values(content_hash=null(), image_error=null(), image_error_at=null())
+                )
+
+    def available(self, project_id: int) -> set[int]:
+        """Return the tasks Label Studio may still serve to somebody who has not seen them: nobody labelled or skipped."""
+        statement = select(tasks.c.task_id).where(
+            tasks.c.project_id == project_id,
+            ~tasks.c.is_labeled,
+            tasks.c.total_annotations == 0,
+            tasks.c.cancelled_annotations == 0,
+        )
+        with self._database.read() as connection:
+            return set(connection.scalars(statement))
+
+    def touched_since(self, project_id: int, since: datetime) -> set[int]:
+        """Return the tasks with an annotation, skipped ones included, made or changed since a moment."""
+        statement = select(distinct(task_annotations.c.task_id)).where(
+            task_annotations.c.project_id == project_id, task_annotations.c.updated_at >= since
+        )
+        with self._database.read() as connection:
+            return set(connection.scalars(statement))
 
     def annotations(self, project_id: int, task_ids: Iterable[int] | None = None) -> dict[int, tuple[Annotation, ...]]:
         """Return the annotations of tasks, cancelled ones included, in the order they were made.

@@ -45,6 +45,13 @@ class Versions:
             rows = connection.execute(statement.order_by(versions.c.round.desc(), versions.c.created_at.desc()))
             return [_version(row) for row in rows.mappings()]
 
+    def latest(self, project_id: int) -> ModelVersion | None:
+        """Return the newest version, promoted or not; None before the first."""
+        statement = select(versions).where(versions.c.project_id == project_id)
+        with self._database.read() as connection:
+            row = connection.execute(statement.order_by(versions.c.round.desc()).limit(1)).mappings().one_or_none()
+        return None if row is None else _version(row)
+
     def in_force(self, project_id: int) -> ModelVersion | None:
         """Return the version that predicts: the pinned one, else the latest promoted one; None during cold start."""
         pinned = select(projects.c.pinned_version).where(projects.c.id == project_id).scalar_subquery()

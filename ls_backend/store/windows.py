@@ -276,17 +276,12 @@ def _row_values(window: Window, rank: int, row: WindowRow) -> dict[str, object]:
         "version": window.version,
         "task_id": row.task_id,
         "rank": rank,
-        "utility": _finite(row.utility),
+        "utility": None if row.utility is None or not math.isfinite(row.utility) else float(row.utility),
         "reason": row.reason,
-        "factors": {name: _finite(value) for name, value in row.factors.items()},
-        "ratios": {name: _finite(value) for name, value in row.ratios.items()},
+        "factors": dict(row.factors),
+        "ratios": dict(row.ratios),
         "probabilities": None if row.probabilities is None else [float(value) for value in row.probabilities],
     }
-
-
-def _finite(value: float | None) -> float | None:
-    """Plain Python number, or None for what JSON cannot hold."""
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _window(row: RowMapping, task_ids: tuple[int, ...]) -> Window:
