@@ -16,7 +16,7 @@ import httpx
 from ls_backend.domain import Annotation, Prediction, ProjectState, Task
 from ls_backend.errors import LabelStudioError, Rejected
 from ls_backend.labelstudio import accounts, records
-from ls_backend.labelstudio.records import MlBackend, Webhook
+from ls_backend.labelstudio.records import MlBackend, PredictionRow, Webhook
 from ls_backend.labelstudio.transport import BULK_TIMEOUT_S, Transport
 
 SECRET_HEADER = "X-LSB-Secret"  # noqa: S105 - the name of the header, not its value
@@ -148,14 +148,18 @@ class Client(Transport):
         path = f"/api/projects/{pid}/import/predictions"
         return int(self.call("POST", path, body=body, timeout_s=BULK_TIMEOUT_S)["created"])
 
-    def prediction_ids(self, pid: int, version: str) -> dict[int, int]:
-        """Return the prediction id of each task that has one of this version (of several, the newest).
+    def predictions(self, pid: int, version: str) -> list[PredictionRow]:
+        """Return the predictions of a version, oldest first.
 
         Label Studio cannot filter predictions by version, so all of the project are read: about 0.1 s for each 1,000.
         """
         rows = self.get("/api/predictions/", {"project": pid}, timeout_s=BULK_TIMEOUT_S)
-        found = ((int(row["task"]), int(row["id"])) for row in rows if row["model_version"] == version)
-        return dict(sorted(found, key=lambda pair: pair[1]))
+        found = [records.prediction_row(row) for row in rows if row["model_version"] == version]
+        return sorted(found, key=lambda row: row.prediction_id)
+
+    def prediction_ids(self, pid: int, version: str) -> dict[int, int]:
+        """Return the prediction id of each task that has one of this version (of several, the newest)."""
+        return {row.task_id: row.prediction_id for row in self.predictions(pid, version)}
 
     def version_counts(self, pid: int) -> dict[str, int]:
         """Return how many predictions of each version the project holds."""
@@ -275,6 +279,28 @@ class Client(Transport):
             parts = [(name, (name, files[name])) for name in names[start : start + _UPLOADS_AT_ONCE]]
             task_ids += self._import(pid, files=parts)
         return task_ids
+
+    def upload_files(self, pid: int, files: Mapping[str, bytes]) -> dict[str, str]:
+        """Upload files without making tasks and return file name -> reference for the task data.
+
+        Label Studio rewrites odd file names: keep to letters, digits, dots and dashes, and to names used once.
+        """
+        path = f"/api/projects/{pid}/import"
+        names = list(files)
+        references: dict[str, str] = {}
+        for start in range(0, len(names), _UPLOADS_AT_ONCE):
+            some = names[start : start + _UPLOADS_AT_ONCE]
+            answer = self.call(
+                "POST",
+                path,
+                params={"commit_to_project": "false"},
+                files=[(name, (name, files[name])) for name in some],
+                timeout_s=BULK_TIMEOUT_S,
+            )
+            stored = self.get(f"/api/projects/{pid}/file-uploads", {"ids": json.dumps(answer["file_upload_ids"])})
+            paths = {str(row["file"]).partition("-")[2]: f"/data/{row['file']}" for row in stored}
+            references |= {name: paths[name] for name in some}
+        return references
 
     def import_tasks(self, pid: int, tasks: Sequence[Mapping[str, Any]]) -> list[int]:
         """Import tasks such as {"data": {"image": url}} and return their ids in the same order."""

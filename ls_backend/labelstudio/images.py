@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import time
+import weakref
 from pathlib import Path
 from typing import NoReturn, Self
 from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
@@ -60,6 +61,7 @@ class Downloader:
         self._max_bytes = max_bytes
         self._local_files_root = local_files_root
         self._http = httpx.Client(headers={"Accept-Encoding": "identity"})
+        weakref.finalize(self, self._http.close)  # for owners who forget to
 
     def __enter__(self) -> Self:
         return self
@@ -174,7 +176,7 @@ class Downloader:
             raise _web_page()
         parts: list[bytes] = []
         received = 0
-        for part in answer.iter_bytes(65_536):
+        for part in answer.iter_bytes():
             received += len(part)
             if received > self._max_bytes:
                 raise _too_large(received, self._max_bytes)

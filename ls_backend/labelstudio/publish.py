@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import httpx
 
@@ -88,7 +89,8 @@ def collect(client: Client, pid: int, version: str, keep: Collection[int]) -> di
     """Remove an old window except the rows of tasks an editor may still show; safe to repeat.
 
     Returns:
-        Prediction id by task id of the rows kept; delete each when no editor can hold it any more.
+        Prediction id by task id of the rows kept by this call; those of a call that was broken off are found by
+        `expired` like all others.
 
     Raises:
         LabelStudioError: If the version is in force.
@@ -106,6 +108,14 @@ def collect(client: Client, pid: int, version: str, keep: Collection[int]) -> di
             kept[task_id] = held[task_id]
     client.delete_version(pid, version)
     return kept
+
+
+def expired(client: Client, pid: int, before: datetime) -> list[int]:
+    """Return the ids of kept predictions that were kept before a moment: no editor holds them after a lock's life.
+
+    Label Studio itself remembers when each was kept, so that nothing is forgotten when a `collect` is broken off.
+    """
+    return [row.prediction_id for row in client.predictions(pid, KEPT_VERSION) if row.updated_at < before]
 
 
 def _check(version: str, rows: Sequence[Prediction]) -> None:

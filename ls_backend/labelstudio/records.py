@@ -50,6 +50,19 @@ class Webhook:
     actions: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PredictionRow:
+    """A prediction as Label Studio holds it, without its result.
+
+    Attributes:
+        updated_at: When it was made or last moved to another version.
+    """
+
+    prediction_id: int
+    task_id: int
+    updated_at: datetime
+
+
 def moment(text: str) -> datetime:
     """Read a time of the API; always UTC."""
     return datetime.fromisoformat(text).astimezone(UTC)
@@ -92,6 +105,11 @@ def task(row: Json, *, with_annotations: bool = False) -> Task:
         cancelled_annotations=int(row.get("cancelled_annotations") or 0),
         annotations=annotations_of(row) if with_annotations else None,
     )
+
+
+def prediction_row(row: Json) -> PredictionRow:
+    """Read one prediction of a list."""
+    return PredictionRow(int(row["id"]), int(row["task"]), moment(row["updated_at"]))
 
 
 def project(row: Json) -> ProjectState:

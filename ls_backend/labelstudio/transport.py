@@ -14,6 +14,7 @@ import json
 import re
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -55,6 +56,7 @@ class Transport:
         self._token = token.strip()
         self._kind = _token_kind(self._token)
         self._http = httpx.Client(timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S)))
+        weakref.finalize(self, self._http.close)  # for owners who forget to
         self._lock = threading.Lock()
         self._access = ""
         self._access_ends = 0.0

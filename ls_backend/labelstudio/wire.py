@@ -100,12 +100,18 @@ class WebhookEvent(Request):
         project: None only when the webhook was told to send no payload.
         task_ids: Tasks it names; a deleted annotation does not say its task.
         annotation_ids: Annotations it names.
+        label_config: The project's, as of the event; None when the event does not say, as for the other two.
+        model_version: The project's.
+        sampling: The project's.
     """
 
     action: str = Field(min_length=1)
     project: ProjectId | None = None
     task_ids: tuple[int, ...] = ()
     annotation_ids: tuple[int, ...] = ()
+    label_config: str | None = None
+    model_version: str | None = None
+    sampling: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -117,6 +123,7 @@ class WebhookEvent(Request):
             "project": value.get("project"),
             "task_ids": _ids(value.get("task"), value.get("tasks")),
             "annotation_ids": _ids(value.get("annotation"), value.get("annotations")),
+            **_texts(value.get("project"), "label_config", "model_version", "sampling"),
         }
 
 
@@ -172,3 +179,9 @@ def _ids(*places: object) -> tuple[int, ...]:
         ids = (item.get("id") if isinstance(item, dict) else item for item in items)
         found += [item for item in ids if isinstance(item, int) and not isinstance(item, bool)]
     return tuple(found)
+
+
+def _texts(project: object, *names: str) -> dict[str, str]:
+    if not isinstance(project, dict):
+        return {}
+    return {name: project[name] for name in names if isinstance(project.get(name), str)}
