@@ -45,7 +45,7 @@ def save(folder: Path, card: Mapping[str, Any], arrays: Mapping[str, NDArray[Any
     """
     if folder.exists():
         raise _exists(folder)
-    tensors = dump_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    tensors = dump_arrays({name: np.asarray(array, order="C") for name, array in arrays.items()})
     envelope = {"format": _FORMAT, "sha256": hashlib.sha256(tensors).hexdigest(), "card": dict(card)}
     try:
         text = json.dumps(envelope, indent=2, sort_keys=True, allow_nan=False)

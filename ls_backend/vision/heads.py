@@ -177,8 +177,8 @@ def _minimise(rows: torch.Tensor, labels: torch.Tensor, theta: torch.Tensor, l2:
     optimiser = torch.optim.LBFGS(
         [theta],
         max_iter=500,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-10,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-13,
         history_size=20,
         line_search_fn="strong_wolfe",
     )

@@ -16,24 +16,12 @@ from PIL import Image
 
 from ls_backend.errors import ImageUnreadable
 
-# An allow-list: formats left out either start other programs (EPS), are stubs, or are nothing a browser would show.
-FORMATS = (
-    "AVIF",
-    "BMP",
-    "DIB",
-    "GIF",
-    "ICO",
-    "JPEG",
-    "JPEG2000",
-    "MPO",
-    "PCX",
-    "PNG",
-    "PPM",
-    "QOI",
-    "TGA",
-    "TIFF",
-    "WEBP",
-)
+# An allow-list: what is left out starts other programs (EPS), has no signature (TGA) or is nothing a browser shows.
+# Pillow's plugins are loaded here, at import, because loading them lazily from two threads is a race.
+Image.init()
+_WANTED = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
+_PILLOW_LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # it refuses above twice the figure it warns at
 _EXPECTED = "expected a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF image"
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -98,9 +86,10 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
+        # Pillow's own limit also guards images hidden inside others, as in ICO, so it stays on under ours.
         raise ImageUnreadable(
-            f"The image holds too many pixels ({_words(error)}); expected at most {max_pixels}. Scale it down.",
-            hint="Scale the image down, or raise LSB_IMAGE_MAX_PIXELS.",
+            f"The image holds too many pixels: {_words(error)} Expected at most {min(max_pixels, _PILLOW_LIMIT)}.",
+            hint="Scale the image down.",
         ) from error
     except Exception as error:
         raise ImageUnreadable(
