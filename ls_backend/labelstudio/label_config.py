@@ -1,7 +1,8 @@
 """The label config: what of it can be learned, and reading and writing labels in its format.
 
-The SDK's `LabelInterface` reads the XML and judges predictions, as Label Studio itself does with the same code; its
-import takes one second and needs neither torch nor pandas.
+The SDK's `LabelInterface` reads the XML and judges predictions, as Label Studio itself does with the same code. Its
+import takes a second (neither torch nor pandas come with it), so it waits for the first config; a server that must
+answer that one in time calls `warm` in a thread when it starts.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-from label_studio_sdk.label_interface.control_tags import ControlTag
-from label_studio_sdk.label_interface.interface import LabelInterface
+from typing import TYPE_CHECKING, Any
 
 from ls_backend.domain import Annotation, LabelSchema, Prediction
 from ls_backend.errors import ConfigUnsupported, LabelUnknown
+
+if TYPE_CHECKING:
+    from label_studio_sdk.label_interface.control_tags import ControlTag
+    from label_studio_sdk.label_interface.interface import LabelInterface
 
 _SUPPORTED = "Supported: a single-choice Choices tag on an Image tag"
 _MAX_NAMES = 5
@@ -34,6 +36,11 @@ class Resolved:
 
     label: str | None
     problem: str | None = None
+
+
+def warm() -> None:
+    """Load the SDK now rather than in the first request."""
+    _interface('<View><Image name="image" value="$image"/></View>')
 
 
 def parse(label_config: str) -> LabelSchema:
@@ -127,6 +134,8 @@ def validate(label_config: str, prediction: Prediction) -> list[str]:
 
 @lru_cache(maxsize=32)
 def _interface(label_config: str) -> LabelInterface:
+    from label_studio_sdk.label_interface.interface import LabelInterface  # noqa: PLC0415 - slow, see above
+
     if not label_config.strip():
         raise ConfigUnsupported(f"The project has no label config yet. {_SUPPORTED}.")
     try:

@@ -193,7 +193,14 @@ def test_label_studio_s_objections_are_listed():
     assert any("bird" in word for word in words)
 
 
-def test_reading_configs_needs_neither_torch_nor_pandas():
-    code = "import ls_backend.labelstudio.label_config, sys; print({'torch', 'pandas'} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("action", "heavy"),
+    [("pass", {"torch", "pandas", "label_studio_sdk"}), ("label_config.warm()", {"torch", "pandas"})],
+)
+def test_reading_configs_loads_the_sdk_late_and_torch_and_pandas_never(action, heavy):
+    code = (
+        "from ls_backend.labelstudio import client, images, label_config, publish, wire; import sys; "
+        f"{action}; print(sorted({heavy} & set(sys.modules)))"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "set()"
+    assert answer.stdout.strip() == "[]"
