@@ -28,6 +28,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ls_backend import logs
+from ls_backend.domain import Finding
 from ls_backend.errors import QueueError
 from ls_backend.jobs.leash import leashed
 
@@ -134,6 +135,15 @@ def check(url: str) -> None:
             hint="Set maxmemory-policy to noeviction in the configuration of the Redis server.",
             policy=policy,
         )
+
+
+def examine(url: str) -> Finding:
+    """Say whether a Redis server can be trusted with a job queue, as a finding of the doctor."""
+    try:
+        check(url)
+    except QueueError as error:
+        return Finding("redis", "error", "REDIS_URL", str(error), error.hint)
+    return Finding("redis", "ok", "REDIS_URL", "Redis answers and keeps its jobs")
 
 
 def _launch(program: str, data_dir: Path, lock: IO[str]) -> EmbeddedRedis:

@@ -144,10 +144,7 @@ class Supervisor:
     def _command(self, child: Child) -> list[str]:
         if child.role != "server":
             return [sys.executable, "-m", workers.__name__, child.role, child.name, "--parent", str(os.getpid())]
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        command = [sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--workers", "1"]
-        command += ["--threads", str(self.settings.threads), "--bind", f"{host}:{self.settings.port}"]
-        return leashed([*command, "ls_backend.web.app:create_app()"], on_death=signal.SIGTERM)
+        return leashed(server_command(self.settings), on_death=signal.SIGTERM)
 
     def _bury(self, child: Child, code: int, now: float) -> None:
         """Note an exit nobody asked for, whatever its code says, and plan the next start."""
@@ -277,6 +274,14 @@ class Healer:
         for project in self._store.projects.active():
             if self._queues.claim(f"reconcile-{project.id}", seconds=self._settings.reconcile_s):
                 self._queues.kick_reconcile(project.id)
+
+
+def server_command(settings: Settings) -> list[str]:
+    """Return the command line of the server: one process of many threads, so that Label Studio may call back."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    command = [sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--workers", "1"]
+    command += ["--threads", str(settings.threads), "--bind", f"{host}:{settings.port}"]
+    return [*command, "ls_backend.web.app:create_app()"]
 
 
 def environment(settings: Settings) -> dict[str, str]:

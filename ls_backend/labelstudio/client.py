@@ -137,7 +137,9 @@ class Client(Transport):
         ]
         fields = {"include": "id,predictions_score"}
         rows = self._task_page(pid, conditions, "tasks:predictions_score", limit, fields)
-        return [(int(row["id"]), float(row["predictions_score"])) for row in rows]
+        # A flip between choosing the rows and writing them down leaves rows without a score of the new version.
+        scored = [row for row in rows if row["predictions_score"] is not None]
+        return [(int(row["id"]), float(row["predictions_score"])) for row in scored]
 
     def import_predictions(self, pid: int, rows: Sequence[Prediction]) -> int:
         """Import predictions in one request and return how many Label Studio created, which may be fewer."""

@@ -313,7 +313,7 @@ class Tasks:
                 )
 
     def available(self, project_id: int) -> set[int]:
-        """Return the tasks Label Studio may still serve to somebody who has not seen them: nobody labelled or skipped."""
+        """Return the tasks nobody has labelled or skipped yet."""
         statement = select(tasks.c.task_id).where(
             tasks.c.project_id == project_id,
             ~tasks.c.is_labeled,

@@ -1,0 +1,265 @@
+"""The command line. Imports what a command needs when it runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ls_backend import __version__, logs
+from ls_backend.errors import BackendError, QueueError
+from ls_backend.settings import Settings
+
+if TYPE_CHECKING:
+    from ls_backend.engine.context import Context
+
+app = typer.Typer(
+    name="ls-backend",
+    help="Active learning for Label Studio: every annotator always sees the next most valuable task.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+ProjectId = Annotated[int, typer.Option("--project", "-p", min=1, help="Label Studio's project id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "error": "[red]error[/red]"}
+
+
+def explained(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn our own errors into a sentence, a remedy and exit status 1."""
+
+    @wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except BackendError as error:
+            err.print(f"[red]{error.code}[/red]: {escape(str(error))}", f"\n  {escape(error.hint)}", highlight=False)
+            raise typer.Exit(1) from error
+
+    return wrapper
+
+
+def _settings(process: str) -> Settings:
+    settings = Settings()
+    logs.configure(settings, process=process)
+    return settings
+
+
+def _context() -> Context:
+    from ls_backend.engine.context import Context  # noqa: PLC0415 - slow to import
+
+    return Context(_settings("cli"))
+
+
+def _kick(context: Context, project_id: int) -> None:
+    """Wake the worker; when Redis is away the supervisor finds the bumped generation by itself."""
+    from ls_backend.jobs.queues import Queues  # noqa: PLC0415 - slow to import
+
+    try:
+        Queues.of(context.settings).kick(project_id)
+    except QueueError as error:
+        err.print(f"[yellow]The worker could not be woken ({error}); it will find the work when it runs.[/yellow]")
+
+
+@app.command()
+@explained
+def start() -> None:
+    """Run everything: server, workers, and Redis unless REDIS_URL is set."""
+    from ls_backend.jobs.supervisor import Supervisor  # noqa: PLC0415 - slow to import
+
+    Supervisor(_settings("supervisor"), server=True, redis=True).run()
+
+
+@app.command()
+@explained
+def serve() -> None:
+    """Run the server alone."""
+    from ls_backend.jobs.supervisor import server_command  # noqa: PLC0415 - slow to import
+
+    command = server_command(_settings("server"))
+    os.execv(command[0], command)  # noqa: S606 - becomes the server, so that signals reach it
+
+
+@app.command()
+@explained
+def worker() -> None:
+    """Run the workers alone, for a server elsewhere that shares Redis, database and data folder."""
+    from ls_backend.jobs.supervisor import Supervisor  # noqa: PLC0415 - slow to import
+
+    Supervisor(_settings("supervisor"), server=False, redis=False).run()
+
+
+@app.command()
+@explained
+def connect(
+    project: ProjectId,
+    title: Annotated[str, typer.Option(help="Name of the ML backend in Label Studio.")] = "ls_backend",
+    settings: Annotated[str | None, typer.Option(help="Project settings as JSON; unset keeps those in force.")] = None,
+) -> None:
+    """Connect a project: ML backend, webhook, sampling mode, first ranking. Safe to repeat."""
+    from ls_backend.engine.connect import connect as run_connect  # noqa: PLC0415 - slow to import
+    from ls_backend.settings import ProjectSettings  # noqa: PLC0415 - only here
+
+    extra: dict[str, Any] | None = None
+    if settings is not None:
+        ProjectSettings.from_extra_params(settings)
+        extra = json.loads(settings) if settings else {}
+    context = _context()
+    for step in run_connect(context, project, title=title, extra_params=extra):
+        out.print(f"{step.name}: {escape(step.outcome)}")
+    _kick(context, project)
+
+
+@app.command()
+@explained
+def doctor(
+    project: Annotated[list[int] | None, typer.Option("--project", "-p", help="Look at this project only.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at every known trap and name its remedy. Exit status 1 when something is wrong."""
+    from ls_backend.engine.doctor import examine  # noqa: PLC0415 - slow to import
+    from ls_backend.jobs.queues import redis_url  # noqa: PLC0415 - slow to import
+    from ls_backend.jobs.redis_server import examine as examine_redis  # noqa: PLC0415 - slow to import
+
+    context = _context()
+    findings = [examine_redis(redis_url(context.settings)), *examine(context, project)]
+    if as_json:
+        print(json.dumps([_plain(finding) for finding in findings], indent=2))  # noqa: T201 - the command's answer
+    else:
+        for finding in findings:
+            out.print(f"{MARKS[finding.level]} {escape(finding.subject)}: {escape(finding.message)}", highlight=False)
+            if finding.remedy:
+                out.print(f"   {escape(finding.remedy)} [dim]({finding.code})[/dim]", highlight=False)
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+@explained
+def sync(
+    project: ProjectId,
+    rebuild: Annotated[
+        bool, typer.Option(help="Read everything anew and drop what Label Studio no longer has.")
+    ] = False,
+) -> None:
+    """Read a project from Label Studio now."""
+    from ls_backend.engine.sync import sync as run_sync  # noqa: PLC0415 - slow to import
+
+    context = _context()
+    synced = run_sync(context, project, rebuild=rebuild)
+    context.store.projects.bump(project)
+    _kick(context, project)
+    counts = context.store.tasks.counts(project)
+    out.print(f"{counts.tasks} tasks, {counts.labelled} labels, {synced.changed} tasks read")
+
+
+@app.command()
+@explained
+def rank(
+    project: ProjectId,
+    limit: Annotated[int, typer.Option(min=1, help="Tasks to print.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Print the order in force, with the factors and the reason of every rank."""
+    context = _context()
+    record = context.project(project)
+    rows = context.store.windows.rows(project, record.window_version) if record.window_version else []
+    if as_json:
+        answer = {"project": project, "version": record.window_version, "tasks": [_plain(row) for row in rows[:limit]]}
+        print(json.dumps(answer, indent=2))  # noqa: T201 - the command's answer
+        return
+    table = Table("rank", "task", "utility", "reason", title=f"{record.title or project}: {record.window_version}")
+    for row in rows[:limit]:
+        utility = "" if row.utility is None else f"{row.utility:.4g}"
+        table.add_row(str(row.rank), str(row.task_id), utility, escape(row.reason))
+    out.print(table)
+
+
+@app.command()
+@explained
+def strategies(as_json: AsJson = False) -> None:
+    """List the methods of every objective and the presets."""
+    from ls_backend.strategies import presets  # noqa: PLC0415 - only here
+    from ls_backend.strategies import strategies as registered  # noqa: PLC0415 - only here
+
+    if as_json:
+        answer = {"methods": [_plain(item) for item in registered()], "presets": presets()}
+        print(json.dumps(answer, indent=2, default=str))  # noqa: T201 - the command's answer
+        return
+    table = Table("objective", "method", "what it prefers", "source")
+    for item in registered():
+        table.add_row(item.objective, item.name, escape(item.summary), escape(item.source))
+    out.print(table)
+    for name, summary in presets().items():
+        out.print(f"preset [bold]{name}[/bold]: {summary}")
+
+
+@app.command()
+@explained
+def rollback(
+    project: ProjectId,
+    to: Annotated[str | None, typer.Option(help="Model version; unset takes the one before.")] = None,
+    latest: Annotated[
+        bool, typer.Option("--latest", help="Undo: let the newest promoted version serve again.")
+    ] = False,
+) -> None:
+    """Put an earlier model version in force, until it is released with --latest."""
+    from ls_backend.engine.rollback import release  # noqa: PLC0415 - slow to import
+    from ls_backend.engine.rollback import rollback as run_rollback  # noqa: PLC0415 - slow to import
+
+    context = _context()
+    if latest:
+        release(context, project)
+        out.print("The newest promoted version serves again.")
+    else:
+        out.print(f"{run_rollback(context, project, to).version_id} serves until `ls-backend rollback --latest`.")
+    _kick(context, project)
+
+
+@app.command()
+@explained
+def demo(
+    tasks: Annotated[int, typer.Option(min=20, max=1797, help="Digits to upload.")] = 1797,
+    labels: Annotated[int, typer.Option(min=1, help="Labels to give.")] = 100,
+    annotators: Annotated[int, typer.Option(min=1, max=10, help="People labelling at once.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the tasks and the control run.")] = 0,
+    stop: Annotated[bool, typer.Option("--exit", help="Stop at the end even on a terminal.")] = False,
+    report: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+) -> None:
+    """Run the whole loop on handwritten digits with a real Label Studio, and measure it."""
+    from ls_backend.demo import run  # noqa: PLC0415 - slow to import
+
+    stay = sys.stdout.isatty() and not stop
+    raise typer.Exit(run.demo(tasks=tasks, labels=labels, annotators=annotators, seed=seed, stay=stay, report=report))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    out.print(__version__)
+
+
+def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of our frozen records
+    from dataclasses import asdict  # noqa: PLC0415 - only for --json
+
+    return {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in asdict(record).items()}
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,14 @@
+"""Use cases as plain functions: they know what to do, not when, where or for whom.
+
+sync        what Label Studio holds -> the store
+embed_pool  images of new tasks -> embeddings
+retrain     labels -> a model version, promoted or not
+rerank      pool, plan -> the order, with its reasons
+publishing  the order -> a window in Label Studio, flipped; old windows collected
+update      one label's way through all of it
+reconcile   Label Studio compared with the store; what differs is repaired or reported
+predict     answers for /predict
+connect     a project made ready
+doctor      every known trap looked at
+rollback    an earlier model version put in force
+"""

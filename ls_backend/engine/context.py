@@ -1,0 +1,166 @@
+"""What every use case needs: settings, records, embeddings, Label Studio, backbones. Made once a process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ls_backend.errors import SettingsError, StoreError
+from ls_backend.labelstudio.client import Client
+from ls_backend.labelstudio.images import Downloader
+from ls_backend.settings import ProjectSettings, Settings
+from ls_backend.store import Project, Store, Vectors
+
+if TYPE_CHECKING:
+    from ls_backend.vision.backbones import Backbone
+    from ls_backend.vision.features import Standardiser
+
+CACHED_PROJECTS = 2  # a pool of 100,000 tasks is 512 MB of features
+
+
+@dataclass(frozen=True)
+class Features:
+    """Standardised embeddings of a project's tasks, cached in the warm worker.
+
+    Attributes:
+        values: (n, d) float32 of the tasks found, rows of unit length.
+        found: (m,) bool, which of the tasks asked for have an embedding; n of them.
+        standardiser: What made them from the raw embeddings; None when nothing was found.
+    """
+
+    values: NDArray[np.float32]
+    found: NDArray[np.bool_]
+    standardiser: Standardiser | None
+
+
+class Context:
+    """Composition root of the engine; holds no state that cannot be rebuilt."""
+
+    def __init__(self, settings: Settings) -> None:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self.settings = settings
+        self.store = Store(settings.sql_url)
+        self.vectors = Vectors(str(settings.data_dir / "vectors"))
+        self._clients: dict[tuple[str, str], Client] = {}
+        self._backbones: dict[str, Backbone] = {}
+        self._features: OrderedDict[tuple[int, str], tuple[str, Features]] = OrderedDict()
+
+    def close(self) -> None:
+        """Let go of connections and caches."""
+        self._features.clear()
+        self._clients.clear()
+        self.store.dispose()
+
+    def project(self, project_id: int) -> Project:
+        """Return the record of a connected project.
+
+        Raises:
+            SettingsError: The project was never connected.
+        """
+        project = self.store.projects.get(project_id)
+        if project is None:
+            raise SettingsError(
+                f"Project {project_id} is not connected to this backend; expected one of "
+                f"{[item.id for item in self.store.projects.active()]}.",
+                hint=f"Run `ls-backend connect --project {project_id}`.",
+            )
+        return project
+
+    def project_settings(self, project: Project) -> ProjectSettings:
+        """Return the last good settings of a project."""
+        return ProjectSettings.model_validate_json(project.settings_json or "{}")
+
+    def client(self, project: Project | None = None) -> Client:
+        """Return the Label Studio client for a project; what the operator set wins over what /setup sent.
+
+        Raises:
+            SettingsError: No address or no token is known.
+        """
+        url = self.settings.label_studio_url or (project.hostname if project else None)
+        key = self.settings.label_studio_api_key
+        token = key.get_secret_value() if key else (project.access_token if project else None)
+        if not url:
+            raise SettingsError(
+                "LABEL_STUDIO_URL is not set and Label Studio has not sent an address yet.",
+                hint="Set LABEL_STUDIO_URL to the address under which this machine reaches Label Studio.",
+            )
+        if not token:
+            raise SettingsError(
+                "LABEL_STUDIO_API_KEY is not set and Label Studio has not sent a token.",
+                hint="Create a token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY.",
+            )
+        if (url, token) not in self._clients:
+            self._clients[url, token] = Client(url, token)
+        return self._clients[url, token]
+
+    def downloader(self, project: Project) -> Downloader:
+        """Return the image downloader for a project."""
+        return Downloader(
+            self.client(project),
+            self.settings.data_dir / "images",
+            timeout_s=self.settings.image_timeout_s,
+            max_bytes=self.settings.image_max_bytes,
+            cache_bytes=self.settings.image_cache_bytes,
+            local_files_root=self.settings.local_files_root,
+        )
+
+    def backbone(self, name: str) -> Backbone:
+        """Return a backbone, loaded once a process."""
+        from ls_backend.vision import backbones  # noqa: PLC0415 - torch takes seconds; only workers pay
+
+        if name not in self._backbones:
+            self._backbones[name] = backbones.load(
+                name, weights_dir=self.settings.weights_dir, device=self.settings.device
+            )
+        return self._backbones[name]
+
+    def raw_embeddings(self, backbone: str, hashes: Sequence[str]) -> NDArray[np.float32]:
+        """Return (n, d) float32 raw embeddings in the order of `hashes`.
+
+        Raises:
+            StoreError: One has no embedding.
+        """
+        loaded = self.vectors.load(backbone, self.backbone(backbone).dim, hashes)
+        if loaded.missing:
+            raise StoreError(
+                f"{len(loaded.missing)} of {len(hashes)} embeddings of {backbone} are missing, the first is "
+                f"{loaded.missing[0][:12]}.",
+                hint="They are made again by the next reconcile.",
+            )
+        return loaded.vectors
+
+    def features(self, project_id: int, backbone: str, hashes: Sequence[str]) -> Features:
+        """Return standardised features of tasks whose image was read, from the cache while nothing changed.
+
+        Args:
+            project_id: Owner of the cache entry.
+            backbone: Network that makes the embeddings.
+            hashes: Content hash of each task.
+        """
+        from ls_backend.vision.features import Standardiser  # noqa: PLC0415 - see backbone()
+
+        digest = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+        key = (project_id, backbone)
+        cached = self._features.get(key)
+        if cached and cached[0] == digest:
+            self._features.move_to_end(key)
+            return cached[1]
+        loaded = self.vectors.load(backbone, self.backbone(backbone).dim, hashes)
+        raw = loaded.vectors if loaded.found.all() else loaded.vectors[loaded.found]
+        standardiser = Standardiser.fit(raw) if len(raw) else None
+        features = Features(
+            values=raw if standardiser is None else standardiser.apply(raw),
+            found=loaded.found,
+            standardiser=standardiser,
+        )
+        if not loaded.missing:
+            self._features[key] = (digest, features)
+        while len(self._features) > CACHED_PROJECTS:
+            self._features.popitem(last=False)
+        return features

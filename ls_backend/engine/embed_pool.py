@@ -1,0 +1,127 @@
+"""Images of new tasks become embeddings, once per content and backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ls_backend import logs
+from ls_backend.domain import Finding
+from ls_backend.engine.context import Context
+from ls_backend.errors import ImageUnreadable
+from ls_backend.labelstudio.images import Downloader
+from ls_backend.store import Project
+
+log = logs.get(__name__)
+
+CHUNK = 256
+"""Tasks a job embeds: a few seconds, so that a /predict waiting behind it is not late."""
+
+READERS = 8
+"""Images read at once; waiting for the network, not computing."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What a chunk of embedding did.
+
+    Attributes:
+        read: Tasks whose image was read.
+        failed: Tasks whose image could not be used; each has its problem.
+        remaining: Whether more tasks wait.
+    """
+
+    read: int
+    failed: int
+    remaining: bool
+
+
+def embed_pool(context: Context, project_id: int) -> Embedded:
+    """Embed the next chunk of tasks that have no embedding yet.
+
+    The first chunk and the last one wake the ranking, so the queue is ordered soon and ordered well.
+
+    Raises:
+        Unreachable: Label Studio does not answer; the tasks stay due.
+    """
+    project = context.project(project_id)
+    waiting = context.store.tasks.unread(project_id, CHUNK + 1)
+    chunk = {row.task_id: row.image or "" for row in waiting[:CHUNK]}
+    if not chunk:
+        return Embedded(0, 0, remaining=False)
+    hashes = embed_tasks(context, project, chunk)
+    remaining = len(waiting) > CHUNK
+    if not remaining or project.window_version is None:
+        context.store.projects.bump(project_id)
+    log.info("embedded", project=project_id, tasks=len(hashes), failed=len(chunk) - len(hashes), remaining=remaining)
+    return Embedded(len(hashes), len(chunk) - len(hashes), remaining)
+
+
+def embed_tasks(context: Context, project: Project, images: dict[int, str]) -> dict[int, str]:
+    """Read, embed and store the images of some tasks.
+
+    Args:
+        context: Store, embeddings, backbone.
+        project: Owner of the tasks.
+        images: Task id -> image reference as in the task data.
+
+    Returns:
+        Task id -> content hash, of the tasks that could be read; the others have a problem each.
+    """
+    downloader = context.downloader(project)
+    name = context.project_settings(project).backbone
+    backbone = context.backbone(name)
+    known = context.vectors.known(name, backbone.dim)
+    hashes: dict[int, str] = {}
+    fresh: dict[str, NDArray[np.uint8]] = {}
+    failures: dict[int, str] = {}
+    with ThreadPoolExecutor(READERS) as readers:
+        jobs = {
+            task_id: readers.submit(_read, downloader, task_id, image, known, context.settings.image_max_pixels)
+            for task_id, image in images.items()
+        }
+        for task_id, job in jobs.items():
+            try:
+                content, pixels = job.result()
+            except ImageUnreadable as error:
+                failures[task_id] = str(error)
+                continue
+            hashes[task_id] = content
+            if pixels is not None:
+                fresh[content] = pixels
+    if fresh:
+        context.vectors.append(name, backbone.dim, list(fresh), backbone.embed(list(fresh.values())))
+    context.store.tasks.set_content(project.id, hashes, references=images)
+    _report(context, project.id, hashes, failures)
+    return hashes
+
+
+def _read(
+    downloader: Downloader, task_id: int, image: str, known: set[str], max_pixels: int
+) -> tuple[str, NDArray[np.uint8] | None]:
+    """Return the content hash of an image and, when it is not embedded yet, its pixels."""
+    from ls_backend.vision import images  # noqa: PLC0415 - the server must not import vision
+
+    content, data = downloader.fetch(image, task_id=task_id)
+    if content in known:
+        return content, None
+    try:
+        return content, images.decode(data, max_pixels=max_pixels)
+    except ImageUnreadable as error:
+        raise ImageUnreadable(f"Task {task_id}: {error}", hint=error.hint, task=task_id) from error
+
+
+def _report(context: Context, project_id: int, hashes: Iterable[int], failures: dict[int, str]) -> None:
+    for task_id, message in failures.items():
+        context.store.tasks.set_image_error(project_id, task_id, message)
+        context.store.problems.report(
+            project_id,
+            Finding(ImageUnreadable.code, "warning", f"task {task_id}", message, ImageUnreadable.hint),
+        )
+        log.warning("image unreadable", project=project_id, task=task_id, reason=message)
+    for task_id in hashes:
+        context.store.problems.resolve(project_id, ImageUnreadable.code, f"task {task_id}")

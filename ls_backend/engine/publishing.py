@@ -1,0 +1,210 @@
+"""The order in Label Studio: windows published, flipped, and collected without ever breaking an open editor."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from ls_backend import logs, metrics
+from ls_backend.domain import LabelSchema, Prediction, ProjectState, Window
+from ls_backend.engine.context import Context
+from ls_backend.engine.rerank import ACTIVE, Ranked
+from ls_backend.labelstudio import label_config, publish
+from ls_backend.store import Project, WindowRow
+
+log = logs.get(__name__)
+
+KEPT_FOR = timedelta(hours=25)
+"""Rows an editor may hold stay this long: Label Studio's task lock lives 24 hours."""
+
+GRACE = timedelta(minutes=15)
+"""The rest of an old window stays this long for tasks opened by hand in quick view, which take no lock."""
+
+UNCOLLECTED_ROWS = 800
+"""Rows of old windows beyond which the grace ends early, oldest window first."""
+
+SINGLE_DELETES = 10
+"""Expired rows deleted in one go; each costs Label Studio about 70 ms."""
+
+
+class Fenced(Exception):
+    """A newer update has published already; this one's work is void."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the next annotators will be shown: the part of a window that a flip has to change to be worth it."""
+
+    task_ids: tuple[int, ...]
+    classes: tuple[int | None, ...]
+
+
+def annotators(context: Context, project_id: int) -> int:
+    """Return how many people label a project, at least 1."""
+    return max(1, context.store.tasks.annotators(project_id, datetime.now(UTC) - ACTIVE))
+
+
+def rows_of(ranked: Ranked) -> list[WindowRow]:
+    """Turn a ranking into the rows of a window."""
+    rows = []
+    for place, task_id in enumerate(ranked.task_ids):
+        scored = place < len(ranked.reasons)
+        probabilities = ranked.probabilities[place] if scored and ranked.probabilities is not None else None
+        rows.append(
+            WindowRow(
+                task_id=task_id,
+                rank=place,
+                utility=float(ranked.utilities[place]) if scored else None,
+                factors={key: float(value[place]) for key, value in ranked.factors.items()} if scored else {},
+                ratios={key: float(value[place]) for key, value in ranked.ratios.items()} if scored else {},
+                reason=ranked.reasons[place] if scored else "no embedding yet, or skipped before: served last",
+                probabilities=None if probabilities is None else tuple(float(p) for p in probabilities),
+            )
+        )
+    return rows
+
+
+def worth_a_flip(context: Context, project: Project, state: ProjectState, rows: list[WindowRow]) -> bool:
+    """Say whether publishing these rows would change what annotators get next.
+
+    Every flip leaves rows behind that editors may hold, so a flip that changes nothing at the top only costs. The
+    window in force is compared by what is still available in it.
+    """
+    current = context.store.windows.in_force(project.id)
+    if current is None or state.model_version != current.version:
+        return True
+    available = set(context.store.tasks.available(project.id))
+    left = [row for row in context.store.windows.rows(project.id, current.version) if row.task_id in available]
+    metrics.WINDOW_LEFT.labels(str(project.id)).set(len(left))
+    if len(left) < min(len(rows), len(current.task_ids)) / 2 + 1 and len(rows) > len(left):
+        return True
+    ahead = 2 * annotators(context, project.id) + 1
+    return _head(left, ahead) != _head(rows, ahead)
+
+
+def _head(rows: list[WindowRow], ahead: int) -> Head:
+    top = rows[:ahead]
+    return Head(tuple(row.task_id for row in top), tuple(_likeliest(row) for row in top))
+
+
+def _likeliest(row: WindowRow) -> int | None:
+    return None if row.probabilities is None else int(np.argmax(row.probabilities))
+
+
+def publish_window(
+    context: Context,
+    project: Project,
+    schema: LabelSchema,
+    rows: list[WindowRow],
+    *,
+    generation: int,
+    model_version_id: str | None,
+    n_labels: int,
+) -> Window:
+    """Import a window under a new version, then flip Label Studio to it.
+
+    The import is invisible until the flip, and the flip is one atomic change. The fence lets one update a generation
+    through, so a doubled run (an orphan, a split network) cannot put an older order over a newer one.
+
+    Raises:
+        Fenced: A newer update has published.
+        Rejected: Label Studio refused every row.
+    """
+    store, client = context.store, context.client(project)
+    project_id = project.id
+    version = f"{model_version_id or 'al-cold'}:{store.projects.next_sequence(project_id)}"
+    prelabel = context.project_settings(project).prelabel
+    predictions = [_prediction(schema, row, version, len(rows), prelabel=prelabel) for row in rows]
+    published = publish.publish(client, project_id, version, predictions)
+    if published.dropped_task_ids:
+        log.info("deleted while ranked", project=project_id, tasks=sorted(published.dropped_task_ids))
+        store.tasks.delete(project_id, published.dropped_task_ids)
+        rows = [row for row in rows if row.task_id not in published.dropped_task_ids]
+    window = Window(
+        version=version,
+        project_id=project_id,
+        generation=generation,
+        model_version_id=model_version_id,
+        task_ids=tuple(row.task_id for row in rows),
+        n_labels=n_labels,
+    )
+    store.windows.add(window, rows)
+    if not store.projects.fence(project_id, generation):
+        store.windows.replaced(project_id, version, datetime.now(UTC))
+        raise Fenced
+    before = store.windows.in_force(project_id)
+    store.projects.set(project_id, pending_version=version)
+    publish.flip(client, project_id, version)
+    now = datetime.now(UTC)
+    store.windows.flipped(project_id, version, now)
+    if before is not None:
+        store.windows.replaced(project_id, before.version, now)
+    store.projects.set(project_id, window_version=version, pending_version=None)
+    metrics.WINDOW_LEFT.labels(str(project_id)).set(len(rows))
+    return window
+
+
+def _prediction(schema: LabelSchema, row: WindowRow, version: str, total: int, *, prelabel: bool) -> Prediction:
+    """Return the row to import. Label Studio serves ascending scores and breaks ties at random: every score differs."""
+    best = _likeliest(row)
+    result: tuple[dict[str, Any], ...] = ()
+    if prelabel and best is not None and row.probabilities is not None:
+        result = label_config.make_result(schema, schema.classes[best], row.probabilities[best])
+    return Prediction(row.task_id, result, (row.rank + 0.5) / total, version)
+
+
+def held_tasks(context: Context, window: Window) -> set[int]:
+    """Return the tasks of a replaced window that somebody's editor may still show.
+
+    The browser sends the id of the prediction it shows with every submit, skip and update, and Label Studio refuses
+    the submit when that row is gone. Tasks are served strictly from the top, and an annotator holds one at a time, so
+    the tasks that can be open are those answered while the window was in force and the first few still untouched.
+    """
+    touched = context.store.tasks.touched_since(window.project_id, window.flipped_at) if window.flipped_at else set()
+    held = touched & set(window.task_ids)
+    untouched = [task_id for task_id in window.task_ids if task_id not in held]
+    return held | set(untouched[: 2 * annotators(context, window.project_id) + 1])
+
+
+def collect(context: Context, project: Project, *, budget_s: float, force: bool = False) -> int:
+    """Take old windows out of Label Studio, keeping every row an editor may hold.
+
+    Kept rows are given a version of their own, then the rest of the window goes in a single call: deleting rows one
+    by one would cost Label Studio twenty times as much.
+
+    Args:
+        context: Store and Label Studio.
+        project: Whose windows.
+        budget_s: Seconds after which the rest waits for the next time.
+        force: Do not wait for the grace to end. What an editor may hold is kept all the same.
+
+    Returns:
+        Windows collected.
+    """
+    store, client = context.store, context.client(project)
+    deadline = time.monotonic() + budget_s
+    done = 0
+    old = store.windows.old(project.id)
+    waiting = sum(len(window.task_ids) for window in old)
+    for window in old:
+        fresh = window.replaced_at is not None and datetime.now(UTC) - window.replaced_at < GRACE
+        if not force and fresh and waiting <= UNCOLLECTED_ROWS:
+            break
+        keep = held_tasks(context, window) if window.flipped_at else set()
+        kept = publish.collect(client, project.id, window.version, keep)
+        store.windows.collected(project.id, window.version, kept, datetime.now(UTC))
+        waiting -= len(window.task_ids)
+        done += 1
+        if time.monotonic() > deadline:
+            break
+    expired = store.windows.kept_rows(project.id, older_than=datetime.now(UTC) - KEPT_FOR)
+    for row in expired[:SINGLE_DELETES]:
+        client.delete_prediction(row.prediction_id)
+        store.windows.forget_kept(project.id, [row.prediction_id])
+        if time.monotonic() > deadline:
+            break
+    return done

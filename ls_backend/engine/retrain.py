@@ -1,0 +1,224 @@
+"""Labels become a model version; the gate decides whether it serves."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ls_backend import logs, metrics
+from ls_backend.domain import Finding, LabelSchema, ModelVersion
+from ls_backend.engine.context import Context
+from ls_backend.errors import TooFewLabels, TrainingError
+from ls_backend.store import Project
+
+if TYPE_CHECKING:
+    from ls_backend.vision.features import Standardiser
+    from ls_backend.vision.heads import Head
+
+log = logs.get(__name__)
+
+MIN_GATE_HOLDOUT = 20
+"""Hold-out labels below which two versions cannot be told apart and the newer one serves."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled tasks that have an embedding.
+
+    Attributes:
+        task_ids: (m,) int64.
+        classes: (m,) int64 indices into the schema's classes.
+        holdout: (m,) bool.
+        features: (m, d) float32, standardised.
+        hashes: Content hash of each.
+        digest: SHA-256 over the sorted (task id, class) pairs.
+    """
+
+    task_ids: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    holdout: NDArray[np.bool_]
+    features: NDArray[np.float32]
+    hashes: list[str]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model version, loaded.
+
+    Attributes:
+        version: Its record.
+        head: Fitted on every label; the one that predicts.
+        evaluation_head: Fitted without the hold-out; the one that is measured.
+        standardiser: Of the raw embeddings it was trained on.
+    """
+
+    version: ModelVersion
+    head: Head
+    evaluation_head: Head
+    standardiser: Standardiser
+
+
+def digest_of(task_ids: NDArray[np.int64], labels: list[str]) -> str:
+    """Return what identifies a set of labels: SHA-256 over its sorted (task id, label) pairs."""
+    pairs = sorted(zip(task_ids.tolist(), labels, strict=True))
+    return hashlib.sha256(repr(pairs).encode()).hexdigest()
+
+
+def due(context: Context, project: Project, labelled: Labelled, serving: ModelVersion | None) -> bool:
+    """Say whether the labels call for a new model version.
+
+    Fewer new labels than `retrain_after` wait; a changed or withdrawn label never does.
+    """
+    settings = context.project_settings(project)
+    if len(labelled.task_ids) < settings.min_labels:
+        return False
+    latest = context.store.versions.latest(project.id)
+    if latest is None:
+        return True
+    if latest.labels_digest == labelled.digest and latest.backbone == settings.backbone:
+        return False
+    new = len(labelled.task_ids) - latest.n_labels
+    return serving is None or new <= 0 or new >= settings.retrain_after
+
+
+def retrain(
+    context: Context, project: Project, schema: LabelSchema, labelled: Labelled, standardiser: Standardiser
+) -> Model | None:
+    """Fit a head on all labels, measure its sibling on the hold-out, keep it for ever, promote it unless it is worse.
+
+    Returns:
+        The new model, promoted or rejected; None when there is too little to learn from, which is said as a problem.
+    """
+    from ls_backend.vision import heads  # noqa: PLC0415 - torch
+
+    settings = context.project_settings(project)
+    problems = context.store.problems
+    try:
+        trained = heads.train(
+            labelled.features, labelled.classes, labelled.holdout, n_classes=len(schema.classes), seed=settings.seed
+        )
+    except TooFewLabels as error:
+        problems.report(project.id, Finding(error.code, "warning", "training", str(error), error.hint))
+        return None
+    except TrainingError as error:
+        problems.report(project.id, Finding(error.code, "error", "training", str(error), error.hint))
+        log.exception("training failed", project=project.id)
+        return None
+    for code in (TooFewLabels.code, TrainingError.code, "training-diverged"):
+        problems.resolve(project.id, code)
+    number = context.store.projects.next_round(project.id)
+    content = hashlib.sha256(trained.head.weights.tobytes() + labelled.digest.encode()).hexdigest()
+    version = ModelVersion(
+        version_id=f"al-{number}-{content[:8]}",
+        project_id=project.id,
+        round=number,
+        backbone=settings.backbone,
+        classes=schema.classes,
+        n_labels=len(labelled.task_ids),
+        labels_digest=labelled.digest,
+        temperature=trained.head.temperature,
+        metrics=trained.metrics,
+        state="promoted",
+        created_at=datetime.now(UTC),
+    )
+    model = Model(version, trained.head, trained.evaluation_head, standardiser)
+    reason = _gate(context, project, model, labelled)
+    if reason:
+        model = replace(model, version=replace(version, state="rejected"))
+        log.info("version rejected", project=project.id, version=version.version_id, reason=reason)
+    _save(context, model)
+    context.store.versions.add(model.version)
+    if not reason and trained.metrics.accuracy is not None:
+        metrics.ACCURACY.labels(str(project.id)).set(trained.metrics.accuracy)
+    return model
+
+
+def _gate(context: Context, project: Project, candidate: Model, labelled: Labelled) -> str | None:
+    """Return why a candidate must not serve, or None.
+
+    Both evaluation heads are measured on today's hold-out, which neither has seen. The candidate is refused when its
+    log loss is worse by more than one standard error of the paired differences: worse beyond what so few labels
+    could produce by chance.
+    """
+    serving = context.store.versions.in_force(project.id)
+    members = labelled.holdout
+    if serving is None or int(members.sum()) < MIN_GATE_HOLDOUT or serving.backbone != candidate.version.backbone:
+        return None
+    if serving.classes != candidate.version.classes:
+        return None  # other classes make another task; nothing to compare
+    old = load(context, serving)
+    raw = context.raw_embeddings(serving.backbone, [labelled.hashes[i] for i in np.flatnonzero(members)])
+    truth = labelled.classes[members]
+    rows = np.arange(len(truth))
+    losses = [
+        -np.log(np.clip(model.evaluation_head.probabilities(model.standardiser.apply(raw))[rows, truth], 1e-7, 1))
+        for model in (candidate, old)
+    ]
+    worse = losses[0] - losses[1]
+    error = float(worse.std(ddof=1) / np.sqrt(len(worse)))
+    if float(worse.mean()) > max(error, 1e-3):
+        return f"log loss on {len(worse)} hold-out labels is {worse.mean():.3f} above {serving.version_id}"
+    return None
+
+
+def folder_of(context: Context, version: ModelVersion) -> Path:
+    """Return where a model version lies."""
+    return context.settings.models_path / str(version.project_id) / version.version_id
+
+
+def _save(context: Context, model: Model) -> None:
+    from ls_backend.vision import checkpoints  # noqa: PLC0415 - torch
+
+    version = model.version
+    arrays = {
+        f"{part}.{key}": value
+        for part, item in (
+            ("head", model.head),
+            ("evaluation", model.evaluation_head),
+            ("standardiser", model.standardiser),
+        )
+        for key, value in item.arrays().items()
+    }
+    card = {
+        "version": version.version_id,
+        "project": version.project_id,
+        "round": version.round,
+        "backbone": version.backbone,
+        "classes": list(version.classes),
+        "n_labels": version.n_labels,
+        "labels_digest": version.labels_digest,
+        "temperature": version.temperature,
+        "metrics": asdict(version.metrics),
+        "created_at": version.created_at.isoformat(),
+    }
+    checkpoints.save(folder_of(context, version), card, arrays)
+
+
+def load(context: Context, version: ModelVersion) -> Model:
+    """Load a model version from its folder.
+
+    Raises:
+        StoreError: The folder is missing or damaged.
+    """
+    from ls_backend.vision import checkpoints  # noqa: PLC0415 - torch
+    from ls_backend.vision.features import Standardiser  # noqa: PLC0415 - torch
+    from ls_backend.vision.heads import Head  # noqa: PLC0415 - torch
+
+    _, arrays = checkpoints.load(folder_of(context, version))
+    parts: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, value in arrays.items():
+        part, _, key = name.partition(".")
+        parts.setdefault(part, {})[key] = value
+    return Model(
+        version,
+        Head.from_arrays(parts["head"]),
+        Head.from_arrays(parts["evaluation"]),
+        Standardiser.from_arrays(parts["standardiser"]),
+    )

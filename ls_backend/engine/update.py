@@ -1,0 +1,135 @@
+"""One label's way: read what changed, refit, rank, publish, flip, collect."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ls_backend import logs, metrics
+from ls_backend.domain import LabelSchema
+from ls_backend.engine import publishing, rerank, retrain
+from ls_backend.engine.context import Context
+from ls_backend.engine.sync import sync
+from ls_backend.errors import BackendError
+from ls_backend.store import Project
+
+log = logs.get(__name__)
+
+COLLECT_S = 1.0
+"""Seconds an update spends on old windows after the flip, when nobody waits for it any more."""
+
+
+@dataclass
+class Seconds:
+    """How long the steps of an update took, by name."""
+
+    steps: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.steps[name] = self.steps.get(name, 0.0) + time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What an update did.
+
+    Attributes:
+        generation: Wanted generation it covers.
+        embed: Whether tasks wait for their embedding.
+        window: Version flipped to; None when the order in force still holds.
+    """
+
+    generation: int
+    embed: bool
+    window: str | None
+
+
+def update_project(context: Context, project_id: int) -> Updated:
+    """Bring one project's queue up to date with its labels.
+
+    Idempotent and fenced: it may be killed anywhere and run again. Must not run twice at once for a project; the job
+    layer sees to that.
+
+    Raises:
+        BackendError: Label Studio or the store refused. Nothing is lost: the generation stays unfinished.
+    """
+    project = context.project(project_id)
+    generation = project.wanted_generation
+    if project.published_generation >= generation:
+        # A run before us died after its fence, or nothing new was asked for: a fence lets every generation in once.
+        generation = context.store.projects.bump(project_id)
+    seconds = Seconds()
+    run = context.store.runs.start(project_id, "update")
+    try:
+        window, n_labels = _update(context, project_id, generation, seconds)
+    except publishing.Fenced:
+        context.store.runs.finish(run, "fenced", seconds.steps)
+        return Updated(generation, embed=False, window=None)
+    except BackendError as error:
+        context.store.runs.finish(run, "failed", seconds.steps, error=str(error))
+        raise
+    context.store.projects.finish(project_id, generation)
+    context.store.runs.finish(run, "done", seconds.steps, n_labels=n_labels, window_version=window)
+    with seconds.step("collect"):
+        publishing.collect(context, context.project(project_id), budget_s=COLLECT_S)
+    behind = context.project(project_id).wanted_generation - generation
+    metrics.GENERATIONS_BEHIND.labels(str(project_id)).set(behind)
+    log.info("updated", project=project_id, window=window, labels=n_labels, **_rounded(seconds))
+    return Updated(generation, embed=bool(context.store.tasks.unread(project_id, 1)), window=window)
+
+
+def _rounded(seconds: Seconds) -> dict[str, float]:
+    return {f"{name}_s": round(value, 3) for name, value in seconds.steps.items()}
+
+
+def _update(context: Context, project_id: int, generation: int, seconds: Seconds) -> tuple[str | None, int]:
+    with seconds.step("sync"):
+        synced = sync(context, project_id)
+    if synced.state is None or synced.schema is None:
+        return None, 0
+    project, schema = synced.project, synced.schema
+    settings = context.project_settings(project)
+    with seconds.step("load"):
+        seen = rerank.view(context, project, schema)
+    if seen is None:
+        return None, 0
+    with seconds.step("refit"):
+        model = _model(context, project, schema, seen)
+    with seconds.step("rank"):
+        size = rerank.window_size(context, project, settings)
+        ranked = rerank.rerank(context, project, schema, seen, model, size)
+        rows = publishing.rows_of(ranked)
+    n_labels = len(seen.labelled.task_ids)
+    with seconds.step("publish"):
+        if not rows or not publishing.worth_a_flip(context, project, synced.state, rows):
+            return None, n_labels
+        window = publishing.publish_window(
+            context,
+            project,
+            schema,
+            rows,
+            generation=generation,
+            model_version_id=None if model is None else model.version.version_id,
+            n_labels=n_labels,
+        )
+    return window.version, n_labels
+
+
+def _model(context: Context, project: Project, schema: LabelSchema, seen: rerank.View) -> retrain.Model | None:
+    """Return the model that ranks: refitted when due, the one in force otherwise, None during cold start."""
+    serving = context.store.versions.in_force(project.id)
+    if retrain.due(context, project, seen.labelled, serving):
+        model = retrain.retrain(context, project, schema, seen.labelled, seen.standardiser)
+        if model is not None and model.version.state == "promoted" and project.pinned_version is None:
+            return model
+    if serving is None or serving.classes != schema.classes:
+        return None
+    return retrain.load(context, serving)

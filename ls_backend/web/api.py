@@ -1,0 +1,103 @@
+"""The JSON API: what the dashboard, the command line and people's scripts read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from flask import abort
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, Field
+
+from ls_backend.store import Project
+from ls_backend.web.protocol import Backend
+
+TAG = Tag(name="projects", description="Projects as this backend knows them")
+
+
+class ProjectPath(BaseModel):
+    """Path of one project."""
+
+    project_id: int = Field(ge=1, description="Label Studio's project id")
+
+
+class Limit(BaseModel):
+    """How many rows."""
+
+    limit: int = Field(default=50, ge=1, le=1000, description="Rows at most")
+
+
+def blueprint(backend: Backend) -> APIBlueprint:
+    """Return the API's routes."""
+    door = APIBlueprint("api", __name__, url_prefix="/api", abp_tags=[TAG])
+    store = backend.store
+
+    def project_of(path: ProjectPath) -> Project:
+        project = store.projects.get(path.project_id)
+        if project is None:
+            abort(404, description=f"Project {path.project_id} is not connected to this backend.")
+        return project
+
+    @door.get("/projects", summary="Connected projects")
+    def projects() -> dict[str, Any]:
+        return {"projects": [_summary(backend, project) for project in store.projects.active()]}
+
+    @door.get("/projects/<int:project_id>", summary="One project: labels, model, window, last updates")
+    def project(path: ProjectPath) -> dict[str, Any]:
+        found = project_of(path)
+        return {
+            **_summary(backend, found),
+            "settings": json.loads(found.settings_json or "{}"),
+            "versions": [_plain(item) for item in store.versions.list(path.project_id)],
+            "runs": [_plain(item) for item in store.runs.recent(path.project_id, 20)],
+            "failed_jobs": backend.queues.failed(path.project_id),
+        }
+
+    @door.get("/projects/<int:project_id>/problems", summary="What is wrong, newest first, with remedies")
+    def problems(path: ProjectPath) -> dict[str, Any]:
+        project_of(path)
+        return {"problems": [_plain(item) for item in store.problems.open(path.project_id)]}
+
+    @door.get("/projects/<int:project_id>/queue", summary="The published window, in order, with reasons")
+    def queue(path: ProjectPath, query: Limit) -> dict[str, Any]:
+        found = project_of(path)
+        rows = store.windows.rows(found.id, found.window_version) if found.window_version else []
+        return {"version": found.window_version, "tasks": [_plain(row) for row in rows[: query.limit]]}
+
+    @door.get("/projects/<int:project_id>/windows", summary="Published windows, newest first")
+    def windows(path: ProjectPath, query: Limit) -> dict[str, Any]:
+        project_of(path)
+        return {"windows": [_plain(item) for item in store.windows.recent(path.project_id, query.limit)]}
+
+    @door.get("/projects/<int:project_id>/runs", summary="Updates, newest first, with the seconds of each step")
+    def runs(path: ProjectPath, query: Limit) -> dict[str, Any]:
+        project_of(path)
+        return {"runs": [_plain(item) for item in store.runs.recent(path.project_id, query.limit)]}
+
+    return door
+
+
+def _summary(backend: Backend, project: Project) -> dict[str, Any]:
+    store, project_id = backend.store, project.id
+    counts = store.tasks.counts(project_id)
+    serving = store.versions.in_force(project_id)
+    return {
+        "id": project_id,
+        "title": project.title,
+        "active": project.active,
+        "tasks": counts.tasks,
+        "labels": counts.labelled,
+        "unread_images": counts.unread,
+        "wanted_generation": project.wanted_generation,
+        "done_generation": project.done_generation,
+        "window": project.window_version,
+        "model_version": serving.version_id if serving else None,
+        "pinned": project.pinned_version,
+        "problems": len(store.problems.open(project_id)),
+    }
+
+
+def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of the store's frozen records
+    return {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in asdict(record).items()}

@@ -1,0 +1,115 @@
+"""Composition root of the server process."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import uuid
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from flask import Response, jsonify, request
+from flask_openapi3.models.info import Info
+from flask_openapi3.openapi import OpenAPI
+from werkzeug.exceptions import HTTPException
+
+from ls_backend import __version__, logs
+from ls_backend.errors import BackendError, QueueError
+from ls_backend.jobs.queues import Queues
+from ls_backend.settings import Settings
+from ls_backend.store import Store
+from ls_backend.web import api, protocol
+
+if TYPE_CHECKING:
+    from werkzeug.wrappers import Response as BaseResponse
+
+log = logs.get(__name__)
+
+OPEN_PATHS = frozenset({"/", "/health", "/webhook"})
+"""Reachable without Basic authentication: probes say nothing secret, and Label Studio sends no credentials with a
+webhook; that one is guarded by its own secret header."""
+
+REASON_LENGTH = 400
+
+
+def create_app(settings: Settings | None = None) -> OpenAPI:
+    """Build the server: gunicorn calls this with nothing, tests with their own settings.
+
+    Args:
+        settings: Deployment settings; None reads the environment.
+    """
+    settings = settings or Settings()
+    if settings.data_dir:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    logs.configure(settings, process="server")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    app = OpenAPI(
+        "ls_backend",
+        info=Info(title="ls_backend", version=__version__, description="Active learning for Label Studio"),
+        doc_prefix="/docs",
+    )
+    backend = protocol.Backend(settings=settings, store=Store(settings.sql_url), queues=Queues.of(settings))
+    app.register_blueprint(protocol.blueprint(backend))
+    app.register_api(api.blueprint(backend))
+    _authenticate(app, settings)
+    _explain_errors(app)
+    backend.wake_all()
+    return app
+
+
+def _authenticate(app: OpenAPI, settings: Settings) -> None:
+    user, password = settings.basic_auth_user, settings.basic_auth_pass
+    if user is None or password is None:
+        return
+
+    def check() -> Response | None:
+        if request.path in OPEN_PATHS:
+            return None
+        sent = request.authorization
+        good = (
+            sent is not None
+            and sent.type == "basic"
+            and hmac.compare_digest((sent.username or "").encode(), user.encode())
+            and hmac.compare_digest((sent.password or "").encode(), password.get_secret_value().encode())
+        )
+        if good:
+            return None
+        return Response("Login required", 401, {"WWW-Authenticate": 'Basic realm="Login required"'})
+
+    app.before_request(check)
+
+
+def reason_phrase(text: str) -> str:
+    """Return a text fit for an HTTP status line: one line of plain ASCII words.
+
+    It is the one text of ours that Label Studio shows an admin, who sees it with tags stripped.
+    """
+    plain = " ".join(text.replace("<", "").replace(">", "").split())
+    return plain.encode("ascii", "replace").decode()[:REASON_LENGTH]
+
+
+def _explain_errors(app: OpenAPI) -> None:
+    def refused(error: Exception) -> BaseResponse:
+        assert isinstance(error, BackendError)
+        status = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, QueueError) else HTTPStatus.BAD_REQUEST
+        log.warning("refused", path=request.path, code=error.code, reason=str(error))
+        answer = jsonify({"error": error.code, "message": str(error), "hint": error.hint})
+        answer.status = f"{int(status)} {reason_phrase(f'{error} {error.hint}')}"
+        return answer
+
+    def http(error: Exception) -> BaseResponse:
+        assert isinstance(error, HTTPException)
+        answer = jsonify({"error": "http", "message": error.description})
+        answer.status_code = error.code or 500
+        return answer
+
+    def broken(error: Exception) -> BaseResponse:
+        number = uuid.uuid4().hex[:8]
+        log.error("unexpected error", path=request.path, error_id=number, exc_info=error)
+        answer = jsonify({"error": "internal", "message": f"Unexpected error {number}; the server's log has it."})
+        answer.status = f"500 Unexpected error {number}, see the log of ls_backend"
+        return answer
+
+    app.register_error_handler(BackendError, refused)
+    app.register_error_handler(HTTPException, http)
+    app.register_error_handler(Exception, broken)

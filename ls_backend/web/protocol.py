@@ -1,0 +1,305 @@
+"""Label Studio's ML-backend protocol, as Community 1.23 speaks it.
+
+Time limits on Label Studio's side: /health 1 s, /setup 3 s, /webhook 1 s inside the annotator's submit, /predict 100 s.
+So nothing here computes: events are noted and the worker is woken, predictions come from the store, and only tasks the
+store does not know are asked of the worker, with a deadline.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flask import Blueprint, Response, request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ValidationError
+
+from ls_backend import logs, metrics
+from ls_backend.domain import Finding, LabelSchema, ModelVersion
+from ls_backend.errors import BackendError, ConfigUnsupported, DataError, QueueError, SettingsError
+from ls_backend.jobs.queues import Queues
+from ls_backend.labelstudio import label_config, wire
+from ls_backend.labelstudio.client import SECRET_HEADER
+from ls_backend.settings import ProjectSettings, Settings
+from ls_backend.store import Project, Store
+from ls_backend.strategies import Plan
+
+log = logs.get(__name__)
+
+Model = TypeVar("Model", bound=BaseModel)
+
+LABEL_EVENTS = frozenset(
+    {
+        "ANNOTATION_CREATED",
+        "ANNOTATIONS_CREATED",
+        "ANNOTATION_UPDATED",
+        "ANNOTATIONS_DELETED",
+        "START_TRAINING",
+        "TASKS_CREATED",
+        "TASKS_DELETED",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What a request handler may use: no torch, no call to Label Studio."""
+
+    settings: Settings
+    store: Store
+    queues: Queues
+
+    def wake(self, project_id: int) -> None:
+        """Ask the worker to bring a project up to date; a lost wake-up is found by the supervisor."""
+        try:
+            self.queues.kick(project_id)
+        except QueueError as error:
+            log.warning("could not wake the worker", project=project_id, reason=str(error))
+
+    def wake_all(self) -> None:
+        """After a start: compare every project with Label Studio, for events may have been missed."""
+        for project in self.store.projects.active():
+            try:
+                self.queues.kick_reconcile(project.id)
+            except QueueError as error:
+                log.warning("could not wake the worker", project=project.id, reason=str(error))
+                return
+
+    def live_version(self, project_id: int) -> tuple[str, ModelVersion | None]:
+        """Return the version string of live answers, which must never equal a published window's, and the model."""
+        version = self.store.versions.in_force(project_id)
+        return f"live:{version.version_id if version else 'al-cold'}", version
+
+
+def blueprint(backend: Backend) -> Blueprint:
+    """Return the protocol's routes."""
+    door = Blueprint("protocol", __name__)
+
+    @door.get("/")
+    @door.get("/health")
+    def health() -> dict[str, Any]:
+        return {"status": "UP", "model_class": "ls_backend"}
+
+    @door.post("/setup")
+    def setup() -> dict[str, Any]:
+        return _setup(backend, _body(wire.SetupRequest))
+
+    @door.post("/predict")
+    def predict() -> dict[str, Any]:
+        return _predict(backend, _body(wire.PredictRequest))
+
+    @door.post("/webhook")
+    def webhook() -> tuple[dict[str, Any], int]:
+        started = time.perf_counter()
+        event = _body(wire.WebhookEvent)
+        answer = _webhook(backend, event)
+        metrics.WEBHOOKS.labels(event.action).inc()
+        metrics.WEBHOOK_SECONDS.observe(time.perf_counter() - started)
+        return answer
+
+    @door.get("/versions")
+    def versions() -> dict[str, list[str]]:
+        names = [item.version_id for project in backend.store.projects.active() for item in _promoted(backend, project)]
+        return {"versions": names}
+
+    @door.get("/metrics")
+    def prometheus() -> Response:
+        return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+
+    # Calls of older Label Studio versions. Training starts by itself, so there is nothing to do and nothing wrong.
+    @door.post("/train")
+    def train() -> tuple[dict[str, Any], int]:
+        return {"status": "ok", "message": "Training starts by itself after each label."}, 201
+
+    @door.post("/validate")
+    @door.post("/job_status")
+    @door.post("/delete")
+    @door.post("/duplicate_model")
+    def older() -> dict[str, Any]:
+        return {"status": "ok"}
+
+    return door
+
+
+def _promoted(backend: Backend, project: Project) -> list[ModelVersion]:
+    return [item for item in backend.store.versions.list(project.id) if item.state == "promoted"]
+
+
+def _body(model: type[Model]) -> Model:
+    """Read the request's JSON.
+
+    Raises:
+        DataError: It is not JSON, or not of the protocol's shape.
+    """
+    sent = request.get_json(force=True, silent=True)
+    if not isinstance(sent, dict):
+        raise DataError(
+            f"The body of {request.path} is not a JSON object ({request.content_length or 0} bytes).",
+            hint="Only Label Studio should call this address.",
+        )
+    try:
+        return model.model_validate(sent)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(
+            f"{request.path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.",
+            hint="Only Label Studio should call this address.",
+        ) from error
+
+
+def _setup(backend: Backend, sent: wire.SetupRequest) -> dict[str, Any]:
+    """Take note of a project. Called at every load of the Data Manager: cheap, idempotent, starts nothing twice."""
+    if backend.settings.label_studio_api_key is None and not sent.access_token:
+        raise SettingsError(
+            "LABEL_STUDIO_API_KEY is not set and Label Studio sent no token.",
+            hint="Set LABEL_STUDIO_API_KEY for ls_backend and restart it.",
+        )
+    store, project_id = backend.store, sent.project
+    before = store.projects.get(project_id)
+    project = store.projects.ensure(
+        project_id,
+        origin=sent.origin,
+        hostname=sent.hostname or None,
+        access_token=sent.access_token.get_secret_value() if sent.access_token else None,
+    )
+    settings = _accept(backend, project_id, sent)
+    wanted = settings.model_dump_json()
+    changed = before is None or before.origin != project.origin or project.settings_json != wanted or not project.active
+    if changed:
+        store.projects.set(project_id, settings_json=wanted, active=True)
+    if changed or project.label_config != sent.label_config:
+        store.projects.bump(project_id)
+        backend.wake(project_id)
+    return {"model_version": backend.live_version(project_id)[0]}
+
+
+def _accept(backend: Backend, project_id: int, sent: wire.SetupRequest) -> ProjectSettings:
+    """Check settings and label config; what is wrong is a problem by name until it is mended."""
+    problems = backend.store.problems
+    try:
+        settings = ProjectSettings.from_extra_params(sent.extra_params)
+        Plan.from_settings(settings)
+    except BackendError as error:
+        problems.report(project_id, Finding("settings-invalid", "error", "settings", str(error), error.hint))
+        raise SettingsError(f"Extra params refused: {error}", hint=SettingsError.hint) from error
+    problems.resolve(project_id, "settings-invalid")
+    try:
+        label_config.parse(sent.label_config)
+    except ConfigUnsupported as error:
+        problems.report(project_id, Finding(error.code, "error", "labelling interface", str(error), error.hint))
+        raise
+    problems.resolve(project_id, ConfigUnsupported.code)
+    return settings
+
+
+def _webhook(backend: Backend, event: wire.WebhookEvent) -> tuple[dict[str, Any], int]:
+    """Note an event and wake the worker. Its content is never taken as data: labels are read from Label Studio."""
+    if event.project is None:
+        return {"status": "ignored", "message": "the event names no project; send_payload may be off"}, 200
+    project = backend.store.projects.get(event.project)
+    if project is None:
+        return {"status": "ignored", "message": f"project {event.project} is not connected"}, 200
+    secret = project.webhook_secret
+    if secret and not hmac.compare_digest(request.headers.get(SECRET_HEADER, "").encode(), secret.encode()):
+        backend.store.problems.report(
+            project.id,
+            Finding(
+                "webhook-secret",
+                "warning",
+                "webhook",
+                f"A webhook call came with {'a wrong' if request.headers.get(SECRET_HEADER) else 'no'} secret header "
+                "and was refused.",
+                f"Run `ls-backend connect --project {project.id}` if it was Label Studio that called.",
+            ),
+        )
+        return {"status": "refused", "message": "wrong or missing secret header"}, 401
+    if event.action == "PROJECT_UPDATED":
+        return _project_updated(backend, project, event)
+    if event.action not in LABEL_EVENTS:
+        return {"status": "ignored", "message": f"nothing to do for {event.action}"}, 200
+    generation = backend.store.projects.note_event(
+        project.id, event.action, next(iter(event.task_ids), None), next(iter(event.annotation_ids), None)
+    )
+    if event.action in {"TASKS_DELETED", "ANNOTATIONS_DELETED"}:
+        _reconcile(backend, project.id)
+    backend.wake(project.id)
+    return {"status": "ok", "job": f"update-{project.id}-{generation}"}, 201
+
+
+def _project_updated(backend: Backend, project: Project, event: wire.WebhookEvent) -> tuple[dict[str, Any], int]:
+    """Tell our own flips, which Label Studio reports back while we still wait for it, from somebody else's change."""
+    ours = {project.window_version, project.pending_version} - {None}
+    if event.label_config is not None and event.label_config != project.label_config:
+        backend.store.projects.bump(project.id)
+        backend.wake(project.id)
+    if event.model_version not in ours or event.sampling != "Uncertainty sampling":
+        _reconcile(backend, project.id)
+    return {"status": "ok"}, 200
+
+
+def _reconcile(backend: Backend, project_id: int) -> None:
+    try:
+        backend.queues.kick_reconcile(project_id)
+    except QueueError as error:
+        log.warning("could not wake the worker", project=project_id, reason=str(error))
+
+
+def _predict(backend: Backend, sent: wire.PredictRequest) -> dict[str, Any]:
+    """Answer one entry a task, in order; a task without an answer gets an empty result that says why."""
+    project = backend.store.projects.get(sent.project) if sent.project is not None else None
+    task_ids = [task.id for task in sent.tasks]
+    if project is None:
+        text = "project is not connected to this backend"
+        return {"results": [_empty("live:al-cold", text) for _ in sent.tasks]}
+    name, version = backend.live_version(project.id)
+    if version is None:
+        labels = backend.store.tasks.counts(project.id).labelled
+        needed = ProjectSettings.model_validate_json(project.settings_json or "{}").min_labels
+        text = f"no model yet: {labels} of {needed} labels"
+        metrics.PREDICTIONS.labels("none").inc(len(sent.tasks))
+        return {"results": [_empty(name, text) for _ in sent.tasks]}
+    schema = label_config.parse(sent.label_config or project.label_config or "")
+    known = _answers(backend, project, version, task_ids)
+    results = [_entry(schema, name, version, known.get(task.id)) for task in sent.tasks]
+    return {"results": results}
+
+
+def _answers(
+    backend: Backend, project: Project, version: ModelVersion, task_ids: list[int]
+) -> dict[int, tuple[float, ...]]:
+    """Return task id -> probabilities, asking the worker for those the store does not hold."""
+    store, project_id = backend.store.predictions, project.id
+    known = store.get(project_id, version.version_id, task_ids)
+    unknown = [task_id for task_id in task_ids if task_id not in known]
+    metrics.PREDICTIONS.labels("store").inc(len(known))
+    if unknown:
+        try:
+            backend.queues.predict(project_id, unknown, deadline_s=backend.settings.predict_deadline_s)
+        except QueueError as error:
+            log.warning("could not ask the worker", project=project_id, reason=str(error))
+        found = store.get(project_id, version.version_id, unknown)
+        metrics.PREDICTIONS.labels("worker").inc(len(found))
+        known |= found
+    return known
+
+
+def _entry(
+    schema: LabelSchema, name: str, version: ModelVersion, probabilities: tuple[float, ...] | None
+) -> dict[str, Any]:
+    if probabilities is None:
+        return _empty(name, "no answer in time, or the image cannot be read; see the problems of the project")
+    if version.classes != schema.classes:
+        return _empty(name, "the labelling interface has changed; a new model is on its way")
+    best = max(range(len(probabilities)), key=probabilities.__getitem__)
+    return {
+        "result": list(label_config.make_result(schema, schema.classes[best], probabilities[best])),
+        "score": round(probabilities[best], 6),
+        "model_version": name,
+        "diagnosis": f"{version.version_id}, {version.n_labels} labels",
+    }
+
+
+def _empty(name: str, why: str) -> dict[str, Any]:
+    return {"result": [], "score": 0.0, "model_version": name, "diagnosis": why}
