@@ -31,6 +31,7 @@ _LOOK_UP_ROWS = 2_000  # up to here an IN list beats reading the table
 _NO_LIMIT = 2**31 - 1  # LanceDB returns ten rows when no limit is given
 _ATTEMPTS = 4
 _SPARE_BYTES = 64 * 2**20
+_users: dict[str, int] = {}  # "first": process in which LanceDB's threads run, shared by every Vectors
 _PASSING = ("Not found", "Retryable commit conflict")
 
 
@@ -50,7 +51,11 @@ class Loaded:
 
 
 class Vectors:
-    """Embeddings by backbone and content hash. Safe to share between threads; a forked child opens its own handles."""
+    """Embeddings by backbone and content hash.
+
+    Safe to share between threads. A process that forks must not have used it before: LanceDB's threads do not exist in
+    the child, where an append ends in a segmentation fault. Such a child is refused.
+    """
 
     def __init__(self, uri: str) -> None:
         """Remember where; nothing is opened yet.
@@ -60,7 +65,6 @@ class Vectors:
         """
         self._uri = uri
         self._lock = threading.Lock()
-        self._process = os.getpid()
         self._connection: Any = None
         self._tables: dict[str, Any] = {}
 
@@ -177,8 +181,7 @@ class Vectors:
         """Open the table; None when there is none and none is to be created."""
         name = _table_name(backbone, dim)
         with self._lock:
-            if self._process != os.getpid():
-                self._forget_handles()
+            _refuse_after_fork()
             if name not in self._tables:
                 opened = self._open_table(name, dim, create=create)
                 if opened is None:
@@ -199,7 +202,6 @@ class Vectors:
     def _forget_handles(self) -> None:
         self._connection = None
         self._tables = {}
-        self._process = os.getpid()
 
     def _retry(self, work: Callable[[], _T]) -> _T:
         """Repeat what failed because another process changed the table in between."""
@@ -229,6 +231,15 @@ class Vectors:
                 free_bytes=free,
                 needed_bytes=n_bytes + _SPARE_BYTES,
             )
+
+
+def _refuse_after_fork() -> None:
+    """Note the process that uses LanceDB first, and refuse in the children it forks later."""
+    if _users.setdefault("first", os.getpid()) != os.getpid():
+        raise StoreError(
+            f"Process {os.getpid()} was forked from one that had used the vector store, and LanceDB crashes there.",
+            hint="Start worker processes afresh (spawn, subprocess) or fork before embeddings are used.",
+        )
 
 
 def _connect(uri: str) -> Any:  # noqa: ANN401 - LanceDB has no types

@@ -120,7 +120,12 @@ def processes():
         started = [
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(n)
         ]
-        finished = [process.communicate(timeout=120) for process in started]
+        try:
+            finished = [process.communicate(timeout=120) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
         assert [process.returncode for process in started] == [0] * n, "\n".join(error for _, error in finished)
         return [output.strip() for output, _ in finished]
 
