@@ -79,7 +79,7 @@ def annotation(row: Json, task_id: int) -> Annotation:
     return Annotation(
         annotation_id=int(row["id"]),
         task_id=task_id,
-        result=tuple(row.get("result") or ()),
+        result=tuple(region for region in row.get("result") or () if isinstance(region, dict)),
         was_cancelled=bool(row.get("was_cancelled")),
         ground_truth=bool(row.get("ground_truth")),
         completed_by=by.get("id") if isinstance(by, dict) else by,

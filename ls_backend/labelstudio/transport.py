@@ -78,6 +78,8 @@ class Transport:
             Rejected: If Label Studio does not accept the personal access token.
             Unreachable: If it gives no answer.
         """
+        if not re.fullmatch(r"[\x21-\x7e]+", self._token):
+            raise Rejected("The token for Label Studio is empty or not a token.", status=401, hint=_TOKEN_HINT)
         if self._kind == "legacy":
             return f"Token {self._token}"
         if self._kind == "access":

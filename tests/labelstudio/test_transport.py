@@ -224,3 +224,11 @@ def test_an_address_that_is_none_is_unreachable(url):
 def test_an_empty_answer_is_none(server, transport):
     server.answers["DELETE", "/x"] = (204, "")
     assert transport.call("DELETE", "/x") is None
+
+
+@pytest.mark.parametrize("token", ["", "  ", "two words", "schlüssel", "a\nb"])
+def test_what_cannot_be_a_token_is_rejected_without_asking(server, token):
+    with Transport(server.url, token) as transport, pytest.raises(Rejected) as caught:
+        transport.get("/x")
+    assert caught.value.status == 401
+    assert server.seen == []
