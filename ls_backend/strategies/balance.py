@@ -59,15 +59,15 @@ def class_deficit(pool: Pool, balance: Balance) -> ClassDeficit:
     n_classes = probabilities.shape[1]
     counts = np.zeros(n_classes) if pool.labelled_counts is None else pool.labelled_counts
     shares: Floats
-    if balance.target == "uniform":
-        shares = np.full(n_classes, 1.0 / n_classes)
-    elif balance.target == "input":
+    if balance.target == "input" and pool.size:
         shares = np.asarray(probabilities.mean(axis=0, dtype=np.float64))
-    else:
+    elif isinstance(balance.target, dict):
         shares = by_class(pool, balance.target, 0.0, "balance target")
         if shares.sum() <= 0:
             raise StrategyError("All shares of the balance target are 0; expected one above 0. Raise one.")
         shares = shares / shares.sum()
+    else:
+        shares = np.full(n_classes, 1.0 / n_classes)
     return ClassDeficit(counts, shares)
 
 

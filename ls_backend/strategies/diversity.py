@@ -111,11 +111,15 @@ def _references(weights: Floats, size: int, rng: np.random.Generator) -> tuple[I
 
 
 def _sigma(pool: Pool) -> float:
-    """Width of the kernel: the mean distance to the nearest neighbour, in the pool or among the labelled tasks.
+    """Width of the kernel: how far labelled tasks are from each other, and never finer than the pool itself.
 
-    The smaller of the two counts, so that the width follows the labelled set down as that grows denser than the pool.
+    Few labels lie far apart, so each stands for a wide surrounding; as they grow dense the width falls to the mean
+    distance between neighbours in the pool, and coverage turns from the outline of the pool to its details.
     """
     width = _mean_nearest(pool.embeddings)
+    labelled = pool.labelled_embeddings
+    if labelled is not None and len(labelled) > 1:
+        width = max(width, _mean_nearest(labelled))
     return max(width, MIN_SIGMA)
 
 

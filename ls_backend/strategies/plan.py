@@ -44,8 +44,12 @@ class Plan:
 
     Attributes:
         name: Preset it started from.
-        objectives: Every objective with every field filled in.
+        objectives: Every objective with every field filled in; a metadata rule that only filters gets strength 0.
         explore: Share of the picks drawn at random, 0 to 1. A preset by itself is pure: 0.
+
+    Raises:
+        SettingsError: If a share or a range is impossible.
+        StrategyUnknown: If a method does not exist.
     """
 
     name: str
@@ -53,6 +57,9 @@ class Plan:
     explore: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.explore <= 1:
+            raise SettingsError(f"explore is {self.explore}; expected a share from 0 to 1. Correct it.")
+        object.__setattr__(self, "objectives", _resolved(self.objectives))
         for objective in ("uncertainty", "diversity", "representativeness"):
             registry.find(objective, getattr(self.objectives, objective).method)
 
@@ -87,7 +94,7 @@ class Plan:
             StrategyUnknown: If a preset or method does not exist.
         """
         objectives = Objectives.model_validate({**_preset(settings.preset), **settings.objectives})
-        return cls(settings.preset, _resolved(objectives), settings.explore)
+        return cls(settings.preset, objectives, settings.explore)
 
     def to_json(self) -> str:
         """Return the plan as text that `from_json` reads back to an equal plan."""

@@ -142,8 +142,7 @@ def _candidates(problem: Problem, k: int, rng: np.random.Generator) -> Indices:
 
     Those drawn at random come first, so that a random pick from the head of the candidates is one from the whole view.
     """
-    order = rng.permutation(problem.view.size)
-    order = np.concatenate([order[~problem.last[order]], order[problem.last[order]]])
+    order = _shuffled(problem, rng)
     half = max(MIN_CANDIDATES // 2, k)
     if len(order) <= 2 * half:
         return order
@@ -157,12 +156,18 @@ def _candidates(problem: Problem, k: int, rng: np.random.Generator) -> Indices:
     return order[chosen]
 
 
+def _shuffled(problem: Problem, rng: np.random.Generator) -> Indices:
+    """All rows of the view in random order, except that those to be left for last are at the end."""
+    order = rng.permutation(problem.view.size)
+    return np.concatenate([order[~problem.last[order]], order[problem.last[order]]])
+
+
 def _by_picker(problem: Problem, k: int, explore: NDArray[np.bool_], rng: np.random.Generator) -> _Batch:
     assert problem.method is not None  # it is the picker
-    n = problem.view.size
     weights = np.where(problem.last, MIN_FACTOR, problem.static() * problem.balanced())
     rows, values, typical = problem.method.function(problem.view, weights, k - int(explore.sum()), rng)
-    spare = np.setdiff1d(rng.permutation(n), rows, assume_unique=True)[: int(explore.sum())]
+    order = _shuffled(problem, rng)
+    spare = order[~np.isin(order, rows)][: int(explore.sum())]
     picked, gains = np.empty(k, dtype=np.int64), np.zeros(k)
     picked[~explore], picked[explore] = rows, spare
     gains[~explore] = values

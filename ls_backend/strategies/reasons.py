@@ -11,6 +11,7 @@ from ls_backend.strategies.problem import RANDOM, Problem
 
 MAX_PARTS = 3
 NOTABLE_RATIO = 1.1
+ORDINARY_RATIO = 1.0  # enough for the strongest factor
 BY_CHANCE = "picked at random"
 TO_EXPLORE = "picked at random, to see what the model would not ask for"
 ORDINARY = "no single factor stands out"
@@ -43,10 +44,14 @@ def sentences(
             written.append(TO_EXPLORE)
             continue
         notable = sorted(
-            (name for name in factors if _counts(problem, name) and ratios[name][position] >= NOTABLE_RATIO),
+            (name for name in factors if _counts(problem, name) and ratios[name][position] >= ORDINARY_RATIO),
             key=lambda name: -ratios[name][position],
         )
-        parts = [_words(problem, name, row, factors[name][position], ratios[name][position]) for name in notable]
+        parts = [
+            _words(problem, name, row, factors[name][position], ratios[name][position])
+            for rank, name in enumerate(notable)
+            if rank == 0 or ratios[name][position] >= NOTABLE_RATIO
+        ]
         written.append(", ".join(parts[:MAX_PARTS]) or ORDINARY)
     return tuple(written)
 

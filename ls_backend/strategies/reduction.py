@@ -78,7 +78,7 @@ def fit(embeddings: Floats32, rows: Indices | None = None) -> Reduction:
     sketch = np.random.default_rng(0).standard_normal((d, DIMENSIONS + OVERSAMPLING), dtype=np.float32)
     basis = _orthonormal(sketch)
     for _ in range(POWER_STEPS):
-        basis = _orthonormal(sample.T @ (sample @ basis))  # (d, 80)
+        basis = _orthonormal(sample.T @ _orthonormal(sample @ basis))  # (d, 80)
     image = sample @ basis
     _, directions = np.linalg.eigh((image.T @ image).astype(np.float64))  # ascending
     leading = directions[:, ::-1][:, :DIMENSIONS].astype(np.float32)

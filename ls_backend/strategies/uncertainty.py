@@ -74,7 +74,7 @@ def entropy(pool: Pool) -> Floats:
     cost="O(n c)",
     use_when="What matters is whether the answer shown to the annotator is right.",
     fails_when="Ignores how the remaining belief is spread; alone it picks near-duplicates.",
-    words="confidence in the likeliest class low at {value:.2f} doubt",
+    words="doubt {value:.2f}",
 )
 def least_confidence(pool: Pool) -> Floats:
     """Even the most likely class is not very likely.
