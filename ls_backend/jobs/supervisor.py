@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -61,13 +61,6 @@ class Child:
     start_at: float = 0.0
 
 
-@dataclass(slots=True)
-class _Shared:
-    """What the healer tells the main thread."""
-
-    hanging: dict[str, str] = field(default_factory=dict)
-
-
 class Supervisor:
     """Runs a deployment, or the workers of one, until it is told to stop.
 
@@ -86,7 +79,7 @@ class Supervisor:
         self._stopping = threading.Event()
         self._look_at_redis_at = 0.0
         self._hurry = False
-        self._shared = _Shared()
+        self._hanging: dict[str, str] = {}  # written by the healer, acted on by the main thread
 
     def run(self) -> None:
         """Run until SIGTERM, SIGINT or `stop`; call it from the main thread.
@@ -126,7 +119,7 @@ class Supervisor:
                 self._bury(child, code, now)
             if child.process is None and now >= child.start_at:
                 self._start(child, now)
-            if child.process is not None and (job := self._shared.hanging.pop(child.name, None)):
+            if child.process is not None and (job := self._hanging.pop(child.name, None)):
                 _log.error("a job hangs beyond its timeout; its worker is killed", worker=child.name, job=job)
                 child.process.kill()
 
@@ -200,7 +193,7 @@ class Supervisor:
     def _heal_for_ever(self) -> None:
         healer = Healer(self.settings)
         while not self._stopping.wait(HEAL_S):
-            self._shared.hanging = healer.heal()
+            self._hanging = healer.heal()
         healer.close()
 
     def _stop_children(self) -> None:
