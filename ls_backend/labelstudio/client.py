@@ -71,7 +71,8 @@ class Client(Transport):
         """Read tasks changed since a moment with all their annotations, cancelled ones included.
 
         A deleted task is not reported: compare `task_ids` now and then. Drafts, locks and bulk imports of predictions
-        do not count as changes, annotations, task data and single predictions do.
+        do not count as changes, annotations, task data and single predictions do. A change is dated before it can be
+        read, so ask from some seconds before the latest one known, or one that was slower to be stored is lost.
         """
         fields = {"fields": "all", "include": f"{records.TASK_FIELDS},{records.ANNOTATION_FIELDS}"}
         return [records.task(row, with_annotations=True) for row in self._changed(pid, updated_after, fields)]
