@@ -3,6 +3,9 @@
     pool = Pool(embeddings, probabilities, labelled_embeddings, labelled_counts)
     ranking = rank(pool, Plan.preset("auto"), k=20, rng=np.random.default_rng(0))
 
+Embeddings of more than 64 dimensions are reduced inside `rank`. Who ranks the same tasks again and again can do that
+once: `fit_reduction(embeddings).apply(...)`, for pool and labelled tasks alike, and pass the result as embeddings.
+
 Own methods: decorate a function with `scorer`, `gain` or `picker` in a module named in the entry-point group
 `ls_backend.strategies`.
 """
@@ -11,7 +14,7 @@ from ls_backend.strategies import diversity, representativeness, uncertainty
 from ls_backend.strategies.plan import Plan, presets
 from ls_backend.strategies.pool import Pool, unit_rows
 from ls_backend.strategies.ranking import Ranking, rank
-from ls_backend.strategies.reduction import Reduction
+from ls_backend.strategies.reduction import Reduction, fit_reduction
 from ls_backend.strategies.registry import Gain, Strategy, gain, picker, scorer, strategies
 
 BUILT_IN = (uncertainty, diversity, representativeness)  # importing them registers their methods
@@ -24,6 +27,7 @@ __all__ = [
     "Ranking",
     "Reduction",
     "Strategy",
+    "fit_reduction",
     "gain",
     "picker",
     "presets",

@@ -52,7 +52,7 @@ class Reduction:
         return reduced
 
 
-def fit(embeddings: Floats32, rows: Indices | None = None) -> Reduction:
+def fit_reduction(embeddings: Floats32, rows: Indices | None = None) -> Reduction:
     """Find the principal directions of a sample.  O(s d q) for a sample of s rows, at most 2,048.
 
     Randomised range finder with power steps; the sketch comes from a fixed seed, so the same rows give the same map.
@@ -108,7 +108,7 @@ def view(pool: Pool, rows: Indices, *, distances: bool) -> Pool:
     embeddings: Floats32 = np.zeros((len(rows), 1), np.float32)
     labelled = None
     if distances:
-        reduction = fit(pool.embeddings, rows)
+        reduction = fit_reduction(pool.embeddings, rows)
         whole = len(rows) == pool.size and bool((rows == np.arange(pool.size)).all())
         embeddings = reduction.apply(pool.embeddings, None if whole else rows)
         labelled = None if pool.labelled_embeddings is None else reduction.apply(pool.labelled_embeddings)

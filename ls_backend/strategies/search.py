@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from ls_backend.strategies.pool import Floats, Floats32, Indices
 from ls_backend.strategies.registry import Gain
 
 REFRESH_ROWS = 16
+MAX_SEARCHED = 5000
 MIN_FACTOR = 1e-9
 
 
@@ -70,7 +72,8 @@ def greedy(
 
     The priority of a candidate is static x gain^strength x deficit^strength. Gains are kept as upper bounds and
     made exact only for the few candidates at the top, until the best one is exact: the same picks as from computing
-    everything anew, at a fraction of the work.
+    everything anew, at a fraction of the work. Priorities that cannot change are sorted instead, and so are those left
+    after 5,000 picks: so far ahead every order is provisional.
 
     Args:
         static: (m,) product of the factors that do not change; first of equals wins.
@@ -86,8 +89,7 @@ def greedy(
     """
     m = len(static)
     taken = np.zeros(m, dtype=np.bool_)
-    rows = np.empty(k, dtype=np.int64)
-    utilities = np.empty(k)
+    rows, utilities = np.empty(k, dtype=np.int64), np.empty(k)
     gains = None if gain is None else np.empty(k)
     deficits = None if balancing is None else np.empty(k)
     unit = 1.0 if gain is None or not m else max(float(gain.bounds.max()), MIN_FACTOR)
@@ -95,8 +97,8 @@ def greedy(
     weight: Floats = static
     deficit: Floats = np.ones(m)
     n_first = m - int(last.sum())
-    for position in range(k):
-        barred = taken | last if position < n_first else taken
+    n_searched = 0 if gain is None and balancing is None else min(k, MAX_SEARCHED)
+    for position in range(n_searched):
         if balancing is not None:
             deficit = balancing.deficit.of_tasks(balancing.probabilities)
             weight = static * powered(deficit, balancing.strength)
@@ -105,7 +107,7 @@ def greedy(
             if gain is not None:
                 gain.refresh(np.array([row]))
         else:
-            row = _best(weight, barred, gain, gain_strength, unit)
+            row = _best(weight, taken | last if position < n_first else taken, gain, gain_strength, unit)
         taken[row] = True
         rows[position] = row
         utilities[position] = weight[row]
@@ -116,7 +118,33 @@ def greedy(
         if balancing is not None and deficits is not None:
             deficits[position] = deficit[row]
             balancing.deficit.add(balancing.probabilities[row])
+    share = np.ones(m) if gain is None else np.minimum(gain.bounds / unit, 1.0)
+    priority = weight * powered(share, gain_strength)
+    tail = rows[n_searched:]
+    tail[:] = _in_order(priority, taken, last, explore[n_searched:], chance)
+    utilities[n_searched:] = priority[tail]
+    if gains is not None:
+        gains[n_searched:] = share[tail]
+    if deficits is not None:
+        deficits[n_searched:] = deficit[tail]
     return Picks(rows, utilities, gains, deficits)
+
+
+def _in_order(
+    priority: Floats,
+    taken: NDArray[np.bool_],
+    last: NDArray[np.bool_],
+    explore: NDArray[np.bool_],
+    chance: Iterator[int],
+) -> list[int]:
+    """The rows not yet taken by falling priority, the first of equals first, with random ones where marked."""
+    queue = iter(np.lexsort((-priority, last)).tolist()) if len(explore) else iter(())
+    rows = []
+    for by_chance in explore.tolist():
+        row = next(candidate for candidate in (chance if by_chance else queue) if not taken[candidate])
+        taken[row] = True
+        rows.append(row)
+    return rows
 
 
 def _best(weight: Floats, barred: NDArray[np.bool_], gain: Gain | None, strength: float, unit: float) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ls_backend.errors import PoolInvalid, StrategyError, StrategyNotReady
-from ls_backend.strategies import Plan, Pool, presets, rank, unit_rows
+from ls_backend.strategies import Plan, Pool, presets, rank, search, unit_rows
 
 
 def make_pool(n=300, d=24, c=4, m=12, seed=0, **changes):
@@ -230,3 +230,16 @@ def test_a_method_that_needs_what_the_pool_lacks_says_so():
     plan = Plan.from_json({"objectives": {"metadata": [{"field": "blur"}]}})
     with pytest.raises(StrategyNotReady, match="'blur'"):
         rank(make_pool(), plan, 3, np.random.default_rng(0))
+
+
+def test_far_ahead_the_order_is_by_what_was_known_last(monkeypatch):
+    monkeypatch.setattr(search, "MAX_SEARCHED", 20)
+    pool, plan = make_pool(), replace(Plan.preset("auto"), explore=0.1)
+    ranking = rank(pool, plan, 300, np.random.default_rng(4))
+    monkeypatch.undo()
+    exact = rank(pool, plan, 300, np.random.default_rng(4))
+    assert ranking.indices[:20].tolist() == exact.indices[:20].tolist()
+    assert sorted(ranking.indices.tolist()) == list(range(300))
+    drawn = np.array([reason.startswith("picked at random") for reason in ranking.reasons])
+    assert drawn.sum() == 30
+    assert (np.diff(ranking.utilities[20:][~drawn[20:]]) <= 0).all()

@@ -17,7 +17,7 @@ def low_rank(n=500, d=200, rank=30, seed=0):
 
 def test_it_keeps_as_much_variance_as_sklearn_does():
     data = low_rank()
-    ours = reduction.fit(data)
+    ours = reduction.fit_reduction(data)
     centred = data - data.mean(axis=0)
     kept = np.square(centred @ ours.components).sum()
     best = np.square(PCA(reduction.DIMENSIONS, svd_solver="full").fit_transform(data)).sum()
@@ -27,7 +27,7 @@ def test_it_keeps_as_much_variance_as_sklearn_does():
 
 def test_distances_survive():
     data = low_rank()
-    reduced = reduction.fit(data).apply(data)
+    reduced = reduction.fit_reduction(data).apply(data)
     full = unit_rows(data - data.mean(axis=0))
     near, far = full @ full[0], reduced @ reduced[0]
     assert np.abs(near - far).max() < 0.02
@@ -35,16 +35,16 @@ def test_distances_survive():
 
 def test_rows_are_of_unit_length_and_nothing_becomes_noise():
     data = np.repeat(unit_rows(np.ones((1, 100))), 40, axis=0)
-    assert not reduction.fit(data).apply(data).any()
+    assert not reduction.fit_reduction(data).apply(data).any()
     data = low_rank(n=40, d=100)
     data[3] = 0
-    reduced = reduction.fit(data).apply(data)
+    reduced = reduction.fit_reduction(data).apply(data)
     assert np.linalg.norm(reduced, axis=1) == pytest.approx([float(i != 3) for i in range(40)], abs=1e-4)
 
 
 def test_few_dimensions_are_only_centred():
     data = low_rank(d=16)
-    reduced = reduction.fit(data).apply(data)
+    reduced = reduction.fit_reduction(data).apply(data)
     assert np.allclose(reduced, unit_rows(data - data.mean(axis=0)), atol=1e-5)
 
 
