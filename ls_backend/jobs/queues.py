@@ -47,10 +47,19 @@ _FUNCTIONS = {
     "predict": "ls_backend.jobs.tasks.predict",
 }
 _SLOTS = "ab"
-_FORGET_LOST = """
-if redis.call('hget', KEYS[1], 'status') ~= 'queued' then return 0 end
-if redis.call('lpos', KEYS[2], ARGV[1]) or redis.call('lpos', KEYS[3], ARGV[1]) then return 0 end
-return redis.call('del', KEYS[1])
+_IS_BUSY = """
+local status = redis.call('hget', KEYS[1], 'status')
+if status == 'queued' then
+  if redis.call('lpos', KEYS[2], ARGV[1]) or redis.call('lpos', KEYS[3], ARGV[1]) then return 1 end
+elseif status == 'started' then
+  for _, entry in ipairs(redis.call('zrange', KEYS[4], 0, -1)) do
+    if string.sub(entry, 1, #ARGV[1] + 1) == ARGV[1] .. ':' then return 1 end
+  end
+else
+  return 0
+end
+redis.call('del', KEYS[1])
+return 0
 """
 _RETRIES = 2  # runs again after the death of a worker; a job's own errors are recorded, not repeated at once
 _FAILURE_TTL_S = 5  # 0 would end healthy workers while they clean up, longer would block the id of a failed job
@@ -130,21 +139,22 @@ class Queues:
         """
         return self._enqueue("sync", f"sync-{project_id}" + ("-rebuild" if rebuild else ""), (project_id, rebuild))
 
-    def heal(self, project_id: int, *, kind: str = "update") -> bool:
-        """Like `kick` or `kick_embed`, unless such work failed and its pause is not over.
+    def heal(self, project_id: int) -> bool:
+        """Like `kick`, unless an update is on its way already, or failed and its pause is not over."""
+        if self.resting("update", project_id):
+            return False
+        with self._talking():
+            if any([self._is_busy("update", f"update-{project_id}-{slot}") for slot in _SLOTS]):  # noqa: C419 - every look also frees a lost id
+                return False
+        return self.kick(project_id)
+
+    def resting(self, kind: str, project_id: int) -> bool:
+        """Whether such work failed and its pause is not over.
 
         The pause doubles with each failed or killed run, from 2 s to 60 s.
-
-        Args:
-            project_id: Project to wake.
-            kind: "update" or "embed".
         """
         with self._talking():
-            if self._redis.exists(pause_key(kind, project_id)):
-                return False
-            for slot in _SLOTS:
-                self._forget_if_lost(kind, f"{kind}-{project_id}-{slot}")
-        return self.kick_embed(project_id) if kind == "embed" else self.kick(project_id)
+            return bool(self._redis.exists(pause_key(kind, project_id)))
 
     def embeds_wanted(self, project_id: int) -> int:
         """Count of `kick_embed` so far; lets a running job see that it was kicked again."""
@@ -247,11 +257,12 @@ class Queues:
             time.sleep(min(pause_s, left_s))
             pause_s = min(pause_s * 1.5, 0.1)
 
-    def _forget_if_lost(self, kind: str, job_id: str) -> None:
-        """Free the id of a job that says it waits and waits nowhere; a Redis that lost data could leave one."""
-        queue_key = self._queues[KIND_QUEUES[kind]].key
-        between = IntermediateQueue.get_intermediate_queue_key(queue_key)
-        self._redis.eval(_FORGET_LOST, 3, _job_key(job_id), queue_key, between, job_id)
+    def _is_busy(self, kind: str, job_id: str) -> bool:
+        """Whether a job waits or runs; frees its id when it only says so, as a Redis that lost data may leave it."""
+        queue = self._queues[KIND_QUEUES[kind]]
+        between = IntermediateQueue.get_intermediate_queue_key(queue.key)
+        keys = (_job_key(job_id), queue.key, between, queue.started_job_registry.key)
+        return bool(self._redis.eval(_IS_BUSY, len(keys), *keys, job_id))
 
     def _is_known(self, job_id: str) -> bool:
         return bool(self._redis.exists(_job_key(job_id)))

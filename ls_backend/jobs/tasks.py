@@ -186,10 +186,12 @@ def _wake_followers(settings: Settings, run: _Run) -> None:
         project = store.projects.get(run.project_id)
         if project is None:
             return
-        if project.wanted_generation > project.done_generation:
-            queues.heal(run.project_id)
-        if run.kind != "embed" and store.tasks.unread(run.project_id, 1):
-            queues.heal(run.project_id, kind="embed")
+        behind = project.wanted_generation > project.done_generation
+        if behind and not queues.resting("update", run.project_id):
+            queues.kick(run.project_id)
+        waiting = run.kind != "embed" and store.tasks.unread(run.project_id, 1)
+        if waiting and not queues.resting("embed", run.project_id):
+            queues.kick_embed(run.project_id)
     except Exception:  # noqa: BLE001 - the job itself is done, and the supervisor makes up for this
         _log.exception("what follows this job was not started; the supervisor will")
 

@@ -105,9 +105,29 @@ def test_a_failing_project_rests_before_it_is_healed(with_redis):
     queues.started("update", 7)
     assert queues.heal(7) is False
     assert queues.heal(8) is True
-    assert queues.kick(7) is True, "what a person does is tried at once"
     queues.succeeded("update", 7)
     assert queues.heal(7) is True
+
+
+def test_what_a_person_does_is_tried_although_the_project_rests(with_redis):
+    with_redis.queues.started("update", 7)
+    assert with_redis.queues.kick(7) is True
+
+
+def test_a_project_whose_update_waits_is_not_healed(with_redis):
+    with_redis.queues.kick(7)
+    assert with_redis.queues.heal(7) is False
+    assert with_redis.queues.depths()["rank"] == 1
+
+
+def test_an_id_of_a_job_that_runs_nowhere_is_freed(with_redis):
+    for _ in range(2):
+        with_redis.queues.kick(7)
+    with_redis.redis.delete("rq:queue:rank")
+    for slot in "ab":
+        with_redis.redis.hset(f"rq:job:update-7-{slot}", "status", "started")
+    assert with_redis.queues.kick(7) is False
+    assert with_redis.queues.heal(7) is True
 
 
 def test_the_rest_doubles_up_to_a_minute(with_redis):
