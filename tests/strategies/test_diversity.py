@@ -133,3 +133,13 @@ def test_squared_distances_agree_with_sklearn(seed, a, b):
     left, right = points(a, seed=seed), points(b, seed=seed + 1)
     expected = pairwise_distances(left.astype(float), right.astype(float), metric="sqeuclidean")
     assert np.allclose(squared_distances(left, right), expected, atol=1e-5)
+
+
+def test_reference_points_carry_weight_in_the_proportion_of_the_whole_pool():
+    weights = np.where(np.arange(4000) < 200, 1.0, 0.1)
+    exact = 200 / weights.sum()
+    shares = []
+    for seed in range(40):
+        rows, carried = diversity._references(weights, 400, np.random.default_rng(seed))
+        shares.append(carried[rows < 200].sum())
+    assert np.mean(shares) == pytest.approx(exact, rel=0.05)
