@@ -104,10 +104,23 @@ def _references(weights: Floats, size: int, rng: np.random.Generator) -> tuple[I
         weights, mean = np.ones(n), 1.0  # nothing matters more than anything else
     if n <= size:
         return np.arange(n), (weights / (n * mean)).astype(np.float32)
-    share = 0.5 + 0.5 * weights / mean
-    rows = np.sort(rng.choice(n, size, replace=False, p=share / share.sum(), shuffle=False))
-    reweighted = weights[rows] / share[rows]
+    chances = _chances(0.5 + 0.5 * weights / mean, size)
+    order = rng.permutation(n)  # systematic sampling keeps the chances exactly, which drawing one by one would not
+    marks = np.floor(np.cumsum(chances[order]) + rng.random())
+    rows = np.sort(order[np.diff(marks, prepend=0.0) > 0])
+    reweighted = weights[rows] / chances[rows]
     return rows, (reweighted / reweighted.sum()).astype(np.float32)
+
+
+def _chances(shares: Floats, size: int) -> Floats:
+    """Chances (n,) of being drawn, proportional to the shares, at most 1, with the size as their sum."""
+    certain = np.zeros(len(shares), dtype=np.bool_)
+    while True:
+        scale = (size - certain.sum()) / shares[~certain].sum()
+        chances = np.where(certain, 1.0, shares * scale)
+        if (chances <= 1.0).all():
+            return chances
+        certain |= chances >= 1.0
 
 
 def _sigma(pool: Pool) -> float:
