@@ -1,0 +1,198 @@
+"""A server on a real store and a real embedded Redis: in this process, and as the process people run."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import redis
+
+from ls_backend.domain import Metrics, ModelVersion, Window
+from ls_backend.jobs import redis_server
+from ls_backend.jobs.queues import Queues
+from ls_backend.jobs.supervisor import environment, server_command
+from ls_backend.settings import Settings
+from ls_backend.store import Store
+from ls_backend.web.app import create_app
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CONFIG = (
+    '<View><Image name="image" value="$image"/><Choices name="label" toName="image" choice="single">'
+    '<Choice value="cat"/><Choice value="dog"/></Choices></View>'
+)
+API_KEY = "key-of-the-operator"
+
+
+@pytest.fixture(scope="session")
+def recorded():
+    """Recorded request by name of its file."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(GOLDEN.glob("*.json"))}
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory):
+    server = redis_server.start(tmp_path_factory.mktemp("redis"))
+    yield server.url
+    server.stop()
+
+
+@dataclass
+class Deployed:
+    """One deployment: settings, its store, its queues, and a client of its server."""
+
+    settings: Settings
+    store: Store
+    queues: Queues
+    http: object
+    config: str = CONFIG
+
+    def set_up(self, project="7.1795385194", schema=CONFIG, **sent):
+        body = {"project": project, "schema": schema, "hostname": "http://localhost:8080", "access_token": "t", **sent}
+        return self.http.post("/setup", json=body)
+
+    def problems(self, project_id=7):
+        return self.http.get(f"/api/projects/{project_id}/problems").get_json()["problems"]
+
+    def codes(self, project_id=7):
+        return [problem["finding"]["code"] for problem in self.problems(project_id)]
+
+    def waiting(self):
+        """Ids of the jobs that wait, in order."""
+        client = redis.Redis.from_url(self.queues.url)
+        ids = [job_id.decode() for name in ("rank", "embed") for job_id in client.lrange(f"rq:queue:{name}", 0, -1)]
+        client.close()
+        return ids
+
+    def promote(self, project_id=7, *, version_id="al-1-0123abcd", classes=("cat", "dog")):
+        """Record a model version as a retrain does."""
+        version = ModelVersion(
+            version_id=version_id,
+            project_id=project_id,
+            round=1,
+            backbone="efficientnet_lite0",
+            classes=classes,
+            n_labels=12,
+            labels_digest="0" * 64,
+            temperature=1.0,
+            metrics=Metrics(0),
+            state="promoted",
+            created_at=datetime.now(UTC),
+        )
+        self.store.versions.add(version)
+        return version
+
+    def publish(self, project_id=7, version="al-1-0123abcd:1", task_ids=(1, 2)):
+        """Record a window in force as a flip does."""
+        self.store.windows.add(Window(version, project_id, 1, "al-1-0123abcd", tuple(task_ids), 12))
+        self.store.windows.flipped(project_id, version, datetime.now(UTC))
+
+
+@pytest.fixture
+def deploy(tmp_path, redis_url):
+    """Make a deployment with settings of one's own."""
+    client = redis.Redis.from_url(redis_url)
+    client.flushall()
+    client.close()
+    made = []
+
+    def make(**settings):
+        given = {"label_studio_api_key": API_KEY, "redis_url": redis_url, "predict_deadline_s": 0.3, **settings}
+        chosen = Settings(data_dir=tmp_path / f"data-{len(made)}", **given)
+        app = create_app(chosen)
+        deployed = Deployed(chosen, Store(chosen.sql_url), Queues.of(chosen), app.test_client())
+        made.append(deployed)
+        return deployed
+
+    yield make
+    for deployed in made:
+        deployed.store.dispose()
+        deployed.queues.close()
+
+
+@pytest.fixture
+def backend(deploy):
+    return deploy()
+
+
+@pytest.fixture
+def connected(backend):
+    """A backend that knows project 7; what the set-up asked of the worker is done."""
+    assert backend.set_up().status_code == 200
+    client = redis.Redis.from_url(backend.queues.url)
+    client.flushall()
+    client.close()
+    return backend
+
+
+class Process:
+    """The server as `ls-backend start` runs it, with its log."""
+
+    def __init__(self, folder, redis_url, **settings):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        given = {"label_studio_api_key": API_KEY, "redis_url": redis_url, "predict_deadline_s": 0.3, **settings}
+        self.settings = Settings(data_dir=folder, host="127.0.0.1", port=self.port, **given)
+        self.log_path = folder / "server.log"
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                server_command(self.settings), env=os.environ | environment(self.settings), stdout=log, stderr=log
+            )
+        while self.process.poll() is None and time.monotonic() - started < 60:
+            try:
+                self.request("GET", "/health")
+            except OSError:
+                time.sleep(0.02)
+            else:
+                break
+        else:
+            self.stop()
+            pytest.fail(f"the server did not start:\n{self.log()}")
+        self.start_s = time.monotonic() - started
+
+    def request(self, method, path, body=None, headers=None):
+        """Return status, reason phrase and body as they stand on the wire."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+            connection.request(method, path, raw, {"Content-Type": "application/json", **(headers or {})})
+            answer = connection.getresponse()
+            return answer.status, answer.reason, answer.read()
+        finally:
+            connection.close()
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def pids(self):
+        """The server's processes: gunicorn and its worker."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [self.process.pid, *(int(pid) for pid in path.read_text().split())]
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, redis_url):
+    """A running server process."""
+    running = Process(tmp_path_factory.mktemp("server") / "data", redis_url, log_level="DEBUG")
+    yield running
+    running.stop()
