@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hmac
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from flask import Blueprint, Response, request
@@ -41,6 +43,9 @@ LABEL_EVENTS = frozenset(
         "TASKS_DELETED",
     }
 )
+WAKE_S = 0.25
+"""Seconds a request waits for Redis: an event may need two wake-ups, and Label Studio waits one second in all."""
+
 KNOWN_EVENTS = LABEL_EVENTS | {"PROJECT_UPDATED"}
 
 
@@ -52,21 +57,33 @@ class Backend:
     store: Store
     queues: Queues
 
-    def wake(self, project_id: int) -> None:
+    wakers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "waker"))
+
+    def wake(self, project_id: int) -> bool:
         """Ask the worker to bring a project up to date; a lost wake-up is found by the supervisor."""
-        try:
-            self.queues.kick(project_id)
-        except QueueError as error:
-            log.warning("could not wake the worker", project=project_id, reason=str(error))
+        return self._wake(self.queues.kick, project_id)
+
+    def compare(self, project_id: int) -> bool:
+        """Ask the worker to compare a project with Label Studio; a lost wake-up is made up for by the next round."""
+        return self._wake(self.queues.kick_reconcile, project_id)
 
     def wake_all(self) -> None:
         """After a start: compare every project with Label Studio, for events may have been missed."""
         for project in self.store.projects.active():
-            try:
-                self.queues.kick_reconcile(project.id)
-            except QueueError as error:
-                log.warning("could not wake the worker", project=project.id, reason=str(error))
+            if not self.compare(project.id):
                 return
+
+    def _wake(self, kick: Callable[[int], bool], project_id: int) -> bool:
+        """Kick, but wait for a Redis that hangs no longer than an annotator's submit allows."""
+        kicking = self.wakers.submit(kick, project_id)
+        try:
+            kicking.result(WAKE_S)
+        except (QueueError, TimeoutError) as error:
+            kicking.cancel()
+            reason = str(error) or f"Redis gave no answer within {WAKE_S:g} s"
+            log.warning("could not wake the worker", project=project_id, reason=reason)
+            return False
+        return True
 
     def live_version(self, project_id: int) -> tuple[str, ModelVersion | None]:
         """Return the version string of live answers, which must never equal a published window's, and the model."""
@@ -225,7 +242,7 @@ def _webhook(backend: Backend, event: wire.WebhookEvent) -> tuple[dict[str, Any]
         project.id, event.action, next(iter(event.task_ids), None), next(iter(event.annotation_ids), None)
     )
     if event.action in {"TASKS_DELETED", "ANNOTATIONS_DELETED"}:
-        _reconcile(backend, project.id)
+        backend.compare(project.id)
     backend.wake(project.id)
     return {"status": "ok", "job": f"update-{project.id}-{generation}"}, 201
 
@@ -237,15 +254,8 @@ def _project_updated(backend: Backend, project: Project, event: wire.WebhookEven
         backend.store.projects.bump(project.id)
         backend.wake(project.id)
     if event.model_version not in ours or event.sampling != "Uncertainty sampling":
-        _reconcile(backend, project.id)
+        backend.compare(project.id)
     return {"status": "ok"}, 200
-
-
-def _reconcile(backend: Backend, project_id: int) -> None:
-    try:
-        backend.queues.kick_reconcile(project_id)
-    except QueueError as error:
-        log.warning("could not wake the worker", project=project_id, reason=str(error))
 
 
 def _predict(backend: Backend, sent: wire.PredictRequest) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_no_settings_mean_the_defaults(backend, sent):
     ("sent", "words"),
     [
         ({"retrain_aftr": 5}, ["retrain_aftr", "did you mean retrain_after"]),
-        ({"objectives": {"uncertainty": {"strenght": 1}}}, ["strenght", "did you mean strength"]),
+        ({"objectives": {"uncertainty": {"strengthh": 1}}}, ["strengthh", "did you mean strength"]),
         ({"preset": "margn"}, ["margn", "margin"]),
         ({"objectives": {"uncertainty": {"method": "entrpy"}}}, ["entrpy", "entropy"]),
         ({"window": 0}, ["window", "greater than or equal to 1"]),
