@@ -325,8 +325,10 @@ class Tasks:
 
     def touched_since(self, project_id: int, since: datetime) -> set[int]:
         """Return the tasks with an annotation, skipped ones included, made or changed since a moment."""
-        statement = select(distinct(task_annotations.c.task_id)).where(
-            task_annotations.c.project_id == project_id, task_annotations.c.updated_at >= since
+        statement = (
+            select(task_annotations.c.task_id)
+            .where(task_annotations.c.project_id == project_id, task_annotations.c.updated_at >= since)
+            .distinct()
         )
         with self._database.read() as connection:
             return set(connection.scalars(statement))
