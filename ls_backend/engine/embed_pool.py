@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ls_backend import logs
 from ls_backend.domain import Finding
 from ls_backend.engine.context import Context
+from ls_backend.engine.sync import image_field
 from ls_backend.errors import ImageUnreadable
 from ls_backend.labelstudio.images import Downloader
 from ls_backend.store import Project
@@ -75,37 +76,44 @@ def embed_tasks(context: Context, project: Project, images: dict[int, str]) -> d
     downloader = context.downloader(project)
     name = context.project_settings(project).backbone
     backbone = context.backbone(name)
-    known = context.vectors.known(name, backbone.dim)
+    known = context.vectors.known(backbone.identity, backbone.dim)
     hashes: dict[int, str] = {}
     fresh: dict[str, NDArray[np.uint8]] = {}
-    failures: dict[int, str] = {}
+    failures: dict[int, ImageUnreadable] = {}
+    field = image_field(project.label_config)
     with ThreadPoolExecutor(READERS) as readers:
         jobs = {
-            task_id: readers.submit(_read, downloader, task_id, image, known, context.settings.image_max_pixels)
+            task_id: readers.submit(_read, downloader, task_id, image, field, known, context.settings.image_max_pixels)
             for task_id, image in images.items()
         }
         for task_id, job in jobs.items():
             try:
                 content, pixels = job.result()
             except ImageUnreadable as error:
-                failures[task_id] = str(error)
+                failures[task_id] = error
                 continue
             hashes[task_id] = content
             if pixels is not None:
                 fresh[content] = pixels
     if fresh:
-        context.vectors.append(name, backbone.dim, list(fresh), backbone.embed(list(fresh.values())))
+        context.vectors.append(backbone.identity, backbone.dim, list(fresh), backbone.embed(list(fresh.values())))
     context.store.tasks.set_content(project.id, hashes, references=images)
     _report(context, project.id, hashes, failures)
     return hashes
 
 
 def _read(
-    downloader: Downloader, task_id: int, image: str, known: set[str], max_pixels: int
+    downloader: Downloader, task_id: int, image: str, field: str | None, known: set[str], max_pixels: int
 ) -> tuple[str, NDArray[np.uint8] | None]:
     """Return the content hash of an image and, when it is not embedded yet, its pixels."""
     from ls_backend.vision import images  # noqa: PLC0415 - the server must not import vision
 
+    if not image:
+        raise ImageUnreadable(
+            f"Task {task_id} has no image: its data has no '{field}', the field that the labelling interface shows.",
+            hint="Add the field to the task data, or delete the task.",
+            task=task_id,
+        )
     content, data = downloader.fetch(image, task_id=task_id)
     if content in known:
         return content, None
@@ -115,13 +123,14 @@ def _read(
         raise ImageUnreadable(f"Task {task_id}: {error}", hint=error.hint, task=task_id) from error
 
 
-def _report(context: Context, project_id: int, hashes: Iterable[int], failures: dict[int, str]) -> None:
-    for task_id, message in failures.items():
-        context.store.tasks.set_image_error(project_id, task_id, message)
+def _report(context: Context, project_id: int, hashes: Iterable[int], failures: dict[int, ImageUnreadable]) -> None:
+    for task_id, error in failures.items():
+        context.store.tasks.set_image_error(project_id, task_id, str(error))
         context.store.problems.report(
-            project_id,
-            Finding(ImageUnreadable.code, "warning", f"task {task_id}", message, ImageUnreadable.hint),
+            project_id, Finding(error.code, "warning", f"task {task_id}", str(error), error.hint)
         )
-        log.warning("image unreadable", project=project_id, task=task_id, reason=message)
-    for task_id in hashes:
-        context.store.problems.resolve(project_id, ImageUnreadable.code, f"task {task_id}")
+        log.warning("image unreadable", project=project_id, task=task_id, reason=str(error))
+    resolved = {f"task {task_id}" for task_id in hashes}
+    for problem in context.store.problems.open(project_id):
+        if problem.finding.code == ImageUnreadable.code and problem.finding.subject in resolved:
+            context.store.problems.resolve(project_id, ImageUnreadable.code, problem.finding.subject)

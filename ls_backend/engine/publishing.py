@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ls_backend import logs, metrics
+from ls_backend import logs
 from ls_backend.domain import LabelSchema, Prediction, ProjectState, Window
 from ls_backend.engine.context import Context
 from ls_backend.engine.rerank import ACTIVE, Ranked
+from ls_backend.engine.sync import forget_tasks
 from ls_backend.labelstudio import label_config, publish
 from ls_backend.store import Project, WindowRow
 
@@ -68,7 +69,9 @@ def rows_of(ranked: Ranked) -> list[WindowRow]:
     return rows
 
 
-def worth_a_flip(context: Context, project: Project, state: ProjectState, rows: list[WindowRow]) -> bool:
+def worth_a_flip(
+    context: Context, project: Project, state: ProjectState, schema: LabelSchema, rows: list[WindowRow]
+) -> bool:
     """Say whether publishing these rows would change what annotators get next.
 
     Every flip leaves rows behind that editors may hold, so a flip that changes nothing at the top only costs. The
@@ -77,9 +80,11 @@ def worth_a_flip(context: Context, project: Project, state: ProjectState, rows: 
     current = context.store.windows.in_force(project.id)
     if current is None or state.model_version != current.version:
         return True
+    ranked_by = context.store.versions.get(project.id, current.model_version_id or "")
+    if ranked_by is not None and ranked_by.classes != schema.classes:
+        return True  # its pre-annotations may name labels that are no more
     available = set(context.store.tasks.available(project.id))
     left = [row for row in context.store.windows.rows(project.id, current.version) if row.task_id in available]
-    metrics.WINDOW_LEFT.labels(str(project.id)).set(len(left))
     if len(left) < min(len(rows), len(current.task_ids)) / 2 + 1 and len(rows) > len(left):
         return True
     ahead = 2 * annotators(context, project.id) + 1
@@ -122,7 +127,7 @@ def publish_window(
     published = publish.publish(client, project_id, version, predictions)
     if published.dropped_task_ids:
         log.info("deleted while ranked", project=project_id, tasks=sorted(published.dropped_task_ids))
-        store.tasks.delete(project_id, published.dropped_task_ids)
+        forget_tasks(context, project_id, published.dropped_task_ids)
         rows = [row for row in rows if row.task_id not in published.dropped_task_ids]
     window = Window(
         version=version,
@@ -144,7 +149,6 @@ def publish_window(
     if before is not None:
         store.windows.replaced(project_id, before.version, now)
     store.projects.set(project_id, window_version=version, pending_version=None)
-    metrics.WINDOW_LEFT.labels(str(project_id)).set(len(rows))
     return window
 
 

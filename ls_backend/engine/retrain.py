@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ls_backend import logs, metrics
+from ls_backend import logs
 from ls_backend.domain import Finding, LabelSchema, ModelVersion
 from ls_backend.engine.context import Context
-from ls_backend.errors import TooFewLabels, TrainingError
+from ls_backend.errors import Diverged, TooFewLabels, TrainingError
 from ls_backend.store import Project
 
 if TYPE_CHECKING:
@@ -71,16 +71,18 @@ def digest_of(task_ids: NDArray[np.int64], labels: list[str]) -> str:
     return hashlib.sha256(repr(pairs).encode()).hexdigest()
 
 
-def due(context: Context, project: Project, labelled: Labelled, serving: ModelVersion | None) -> bool:
+def due(
+    context: Context, project: Project, schema: LabelSchema, labelled: Labelled, serving: ModelVersion | None
+) -> bool:
     """Say whether the labels call for a new model version.
 
-    Fewer new labels than `retrain_after` wait; a changed or withdrawn label never does.
+    Fewer new labels than `retrain_after` wait; a changed or withdrawn label and another set of classes never do.
     """
     settings = context.project_settings(project)
     if len(labelled.task_ids) < settings.min_labels:
         return False
     latest = context.store.versions.latest(project.id)
-    if latest is None:
+    if latest is None or latest.classes != schema.classes:
         return True
     if latest.labels_digest == labelled.digest and latest.backbone == settings.backbone:
         return False
@@ -96,7 +98,7 @@ def retrain(
     Returns:
         The new model, promoted or rejected; None when there is too little to learn from, which is said as a problem.
     """
-    from ls_backend.vision import heads  # noqa: PLC0415 - torch
+    from ls_backend.vision import checkpoints, heads  # noqa: PLC0415 - torch
 
     settings = context.project_settings(project)
     problems = context.store.problems
@@ -111,10 +113,13 @@ def retrain(
         problems.report(project.id, Finding(error.code, "error", "training", str(error), error.hint))
         log.exception("training failed", project=project.id)
         return None
-    for code in (TooFewLabels.code, TrainingError.code, "training-diverged"):
+    for code in (TooFewLabels.code, TrainingError.code, Diverged.code):
         problems.resolve(project.id, code)
-    number = context.store.projects.next_round(project.id)
     content = hashlib.sha256(trained.head.weights.tobytes() + labelled.digest.encode()).hexdigest()
+    kept = set(checkpoints.names(context.settings.models_path / str(project.id)))
+    number = context.store.projects.next_round(project.id)
+    while f"al-{number}-{content[:8]}" in kept:  # the database is younger than the models
+        number = context.store.projects.next_round(project.id)
     version = ModelVersion(
         version_id=f"al-{number}-{content[:8]}",
         project_id=project.id,
@@ -135,8 +140,8 @@ def retrain(
         log.info("version rejected", project=project.id, version=version.version_id, reason=reason)
     _save(context, model)
     context.store.versions.add(model.version)
-    if not reason and trained.metrics.accuracy is not None:
-        metrics.ACCURACY.labels(str(project.id)).set(trained.metrics.accuracy)
+    serving = context.store.versions.in_force(project.id)
+    context.store.predictions.keep_only(project.id, [serving.version_id] if serving else [])
     return model
 
 

@@ -8,13 +8,14 @@ the counts disagree.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from ls_backend import logs, metrics
+from ls_backend import logs
 from ls_backend.domain import Annotation, Finding, LabelSchema, ProjectState, Task
 from ls_backend.engine.context import Context
-from ls_backend.errors import ConfigUnsupported, Rejected
+from ls_backend.errors import ConfigUnsupported, LabelUnknown, Rejected
 from ls_backend.labelstudio import label_config
 from ls_backend.labelstudio.client import Client
 from ls_backend.store import LabelledTask, Project
@@ -65,14 +66,13 @@ def sync(context: Context, project_id: int, *, rebuild: bool = False) -> Synced:
         context.store.projects.set(project_id, label_config=state.label_config, title=state.title)
     if schema is None:
         return Synced(context.project(project_id), state, None, 0)
-    if rebuild or project.synced_until is None:
+    # Another image field changes every task, though Label Studio has touched none.
+    if rebuild or project.synced_until is None or image_field(project.label_config) != schema.field:
         changed = _read_all(context, client, project_id, schema)
     else:
         changed = _read_changed(context, client, project_id, schema, project.synced_until)
     if config_changed:
         _resolve(context, project_id, schema, context.store.tasks.annotations(project_id, None))
-    counts = context.store.tasks.counts(project_id)
-    metrics.LABELS.labels(str(project_id)).set(counts.labelled)
     return Synced(context.project(project_id), state, schema, changed)
 
 
@@ -111,6 +111,14 @@ def _schema(context: Context, project: Project, state: ProjectState) -> LabelSch
     return schema
 
 
+def image_field(config: str | None) -> str | None:
+    """Return the field of the task data that holds the image; None when the config cannot be learned."""
+    try:
+        return label_config.parse(config or "").field
+    except ConfigUnsupported:
+        return None
+
+
 def _read_changed(context: Context, client: Client, project_id: int, schema: LabelSchema, since: datetime) -> int:
     tasks = client.changed_tasks(project_id, since - OVERLAP)
     _store(context, project_id, schema, tasks)
@@ -124,12 +132,21 @@ def _read_all(context: Context, client: Client, project_id: int, schema: LabelSc
     annotations = client.annotations(project_id)
     tasks = [replace(task, annotations=annotations.get(task.task_id, ())) for task in listed]
     stale = context.store.tasks.ids(project_id) - {task.task_id for task in tasks}
-    context.store.tasks.delete(project_id, stale)
+    forget_tasks(context, project_id, stale)
     _store(context, project_id, schema, tasks)
     if not tasks:
         context.store.projects.set(project_id, synced_until=datetime.now(UTC) - timedelta(minutes=5))
     log.info("read everything", project=project_id, tasks=len(tasks), removed=len(stale))
     return len(tasks)
+
+
+def forget_tasks(context: Context, project_id: int, task_ids: Collection[int]) -> None:
+    """Delete tasks that Label Studio no longer has, and what was wrong with them."""
+    context.store.tasks.delete(project_id, task_ids)
+    subjects = {f"task {task_id}" for task_id in task_ids}
+    for problem in context.store.problems.open(project_id) if subjects else ():
+        if problem.finding.subject in subjects:
+            context.store.problems.resolve(project_id, problem.finding.code, problem.finding.subject)
 
 
 def _store(context: Context, project_id: int, schema: LabelSchema, tasks: list[Task]) -> None:
@@ -148,21 +165,22 @@ def _resolve(
     resolved = {task_id: label_config.read_label(schema, items) for task_id, items in annotations.items()}
     context.store.tasks.set_labels(project_id, {key: (item.label, item.problem) for key, item in resolved.items()})
     problems = context.store.problems
+    doubted = {item.finding.subject for item in problems.open(project_id) if item.finding.code == LabelUnknown.code}
     for task_id, item in resolved.items():
         subject = f"task {task_id}"
         if item.problem:
             problems.report(
                 project_id,
                 Finding(
-                    "label-unknown",
+                    LabelUnknown.code,
                     "warning",
                     subject,
                     item.problem,
-                    "Add the label to the labelling interface again, or correct the annotation.",
+                    LabelUnknown.hint,
                 ),
             )
-        elif annotations[task_id]:
-            problems.resolve(project_id, "label-unknown", subject)
+        elif subject in doubted:
+            problems.resolve(project_id, LabelUnknown.code, subject)
     if any(item.label for item in resolved.values()):
         share_holdout(context, project_id)
 

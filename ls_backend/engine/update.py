@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ls_backend import logs, metrics
+from ls_backend import logs
 from ls_backend.domain import LabelSchema
 from ls_backend.engine import publishing, rerank, retrain
 from ls_backend.engine.context import Context
@@ -80,8 +80,6 @@ def update_project(context: Context, project_id: int) -> Updated:
     context.store.runs.finish(run, "done", seconds.steps, n_labels=n_labels, window_version=window)
     with seconds.step("collect"):
         publishing.collect(context, context.project(project_id), budget_s=COLLECT_S)
-    behind = context.project(project_id).wanted_generation - generation
-    metrics.GENERATIONS_BEHIND.labels(str(project_id)).set(behind)
     log.info("updated", project=project_id, window=window, labels=n_labels, **_rounded(seconds))
     return Updated(generation, embed=bool(context.store.tasks.unread(project_id, 1)), window=window)
 
@@ -109,7 +107,7 @@ def _update(context: Context, project_id: int, generation: int, seconds: Seconds
         rows = publishing.rows_of(ranked)
     n_labels = len(seen.labelled.task_ids)
     with seconds.step("publish"):
-        if not rows or not publishing.worth_a_flip(context, project, synced.state, rows):
+        if not rows or not publishing.worth_a_flip(context, project, synced.state, schema, rows):
             return None, n_labels
         window = publishing.publish_window(
             context,
@@ -126,7 +124,7 @@ def _update(context: Context, project_id: int, generation: int, seconds: Seconds
 def _model(context: Context, project: Project, schema: LabelSchema, seen: rerank.View) -> retrain.Model | None:
     """Return the model that ranks: refitted when due, the one in force otherwise, None during cold start."""
     serving = context.store.versions.in_force(project.id)
-    if retrain.due(context, project, seen.labelled, serving):
+    if retrain.due(context, project, schema, seen.labelled, serving):
         model = retrain.retrain(context, project, schema, seen.labelled, seen.standardiser)
         if model is not None and model.version.state == "promoted" and project.pinned_version is None:
             return model

@@ -27,6 +27,8 @@ _UPLOADS = "/data/upload/"
 _MAX_REDIRECTS = 5
 _SHOWN = 120
 _LATER_STATUS = frozenset({401, 403, 429, 500, 502, 503, 504})
+_ONE_FILE_STATUS = frozenset({403, 500})
+"""What Label Studio also says of a single file: 500 for an upload it never had, 403 for another organization's."""
 
 
 class Downloader:
@@ -163,10 +165,19 @@ class Downloader:
     def _check_status(self, answer: httpx.Response, url: str) -> None:
         status = answer.status_code
         if self._is_label_studio(url) and status in _LATER_STATUS:
+            if status in _ONE_FILE_STATUS and self._label_studio_is_well():
+                raise _Unfit(f"Label Studio, well otherwise, answers {status} for this file.", _UPLOAD_REMEDY)
             raise Rejected(f"Label Studio refused GET {urlsplit(url).path} with {status}.", status=status)
         if not answer.is_success:
             remedy = _STORAGE_REMEDY if "/presign/" in url else None
             raise _Unfit(f"the server answers {status} {answer.reason_phrase}.", remedy)
+
+    def _label_studio_is_well(self) -> bool:
+        try:
+            self._client.call("GET", "/api/current-user/whoami")
+        except Rejected:
+            return False
+        return True
 
     def _read_body(self, answer: httpx.Response, ends: float) -> bytes:
         size = answer.headers.get("content-length", "")
@@ -225,6 +236,7 @@ _ADDRESS_REMEDY = "Use an upload, an http(s) URL, a storage URI (s3, gs, azure-b
 _SERVER_REMEDY = "Check that the image's server can be reached from this backend, or upload the image instead."
 _SLOW_REMEDY = "Raise LSB_IMAGE_TIMEOUT_S, or use smaller images."
 _STORAGE_REMEDY = "Check the project's cloud storage in Label Studio: it must cover this URI."
+_UPLOAD_REMEDY = "It does not have this upload, or keeps it from this user: upload the image again, or delete the task."
 _LOCAL_REMEDY = "Check LOCAL_FILES_DOCUMENT_ROOT: it must be the same folder as Label Studio's."
 
 

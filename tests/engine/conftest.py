@@ -120,10 +120,10 @@ class Lab:
     def held_labels(self, *, without=(), classes=CLASSES):
         """Task -> label as Label Studio holds it now: ground truth, else the majority, else the latest."""
         held = {}
-        for task_id, annotations in self.client.annotations(self.pid).items():
+        for task_id, made in self.client.annotations(self.pid).items():
             votes = [
                 (one.updated_at, region["value"]["choices"][0], one.ground_truth)
-                for one in annotations
+                for one in made
                 for region in one.result
                 if not one.was_cancelled and region["value"]["choices"][0] in classes
             ]
