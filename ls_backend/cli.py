@@ -179,6 +179,8 @@ def rank(
     context = _context()
     record = context.project(project)
     rows = context.store.windows.rows(project, record.window_version) if record.window_version else []
+    available = context.store.tasks.available(project)
+    rows = [row for row in rows if row.task_id in available]
     if as_json:
         answer = {"project": project, "version": record.window_version, "tasks": [_plain(row) for row in rows[:limit]]}
         print(json.dumps(answer, indent=2))  # noqa: T201 - the command's answer

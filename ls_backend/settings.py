@@ -211,6 +211,10 @@ class Objectives(Words):
     value: Value = Value()
 
 
+DEFAULT_BACKBONE = "efficientnet_lite0"
+"""The one that comes with the package; others need a checkpoint in WEIGHTS_DIR."""
+
+
 class ProjectSettings(Words):
     """How one project learns and ranks: the admin's words."""
 
@@ -229,7 +233,7 @@ class ProjectSettings(Words):
         default=True,
         description="Keep Label Studio's sampling mode and model version on our queue; false: only report.",
     )
-    backbone: str = Field(default="efficientnet_lite0", description="Network that makes the embeddings.")
+    backbone: str = Field(default=DEFAULT_BACKBONE, description="Network that makes the embeddings.")
     holdout: float = Field(default=0.2, ge=0, le=0.5, description="Share of the labels kept for measuring.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of everything random.")
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ls_backend.errors import SettingsError, StoreError
 from ls_backend.labelstudio.client import Client
 from ls_backend.labelstudio.images import Downloader
-from ls_backend.settings import ProjectSettings, Settings
-from ls_backend.store import Project, Store, Vectors
+from ls_backend.settings import DEFAULT_BACKBONE, ProjectSettings, Settings
+from ls_backend.store import Loaded, Project, Store, Vectors
 
 if TYPE_CHECKING:
     from ls_backend.vision.backbones import Backbone
@@ -120,13 +120,23 @@ class Context:
             )
         return self._backbones[name]
 
+    def warm_up(self) -> None:
+        """Load what the first job would otherwise wait for: torch, the default backbone, the vector store."""
+        from ls_backend.vision import heads  # noqa: PLC0415 - see backbone()
+
+        backbone = self.backbone(DEFAULT_BACKBONE)
+        self.vectors.known(backbone.identity, backbone.dim)
+        heads.train(
+            np.eye(4, backbone.dim, dtype=np.float32), np.array([0, 1, 0, 1]), np.zeros(4, dtype=bool), 2, seed=0
+        )
+
     def raw_embeddings(self, backbone: str, hashes: Sequence[str]) -> NDArray[np.float32]:
         """Return (n, d) float32 raw embeddings in the order of `hashes`.
 
         Raises:
             StoreError: One has no embedding.
         """
-        loaded = self.vectors.load(backbone, self.backbone(backbone).dim, hashes)
+        loaded = self.load_vectors(backbone, hashes)
         if loaded.missing:
             raise StoreError(
                 f"{len(loaded.missing)} of {len(hashes)} embeddings of {backbone} are missing, the first is "
@@ -134,6 +144,11 @@ class Context:
                 hint="They are made again by the next reconcile.",
             )
         return loaded.vectors
+
+    def load_vectors(self, backbone: str, hashes: Sequence[str]) -> Loaded:
+        """Return the raw embeddings there are; a changed checkpoint under the same name has none yet."""
+        made_by = self.backbone(backbone)
+        return self.vectors.load(made_by.identity, made_by.dim, hashes)
 
     def features(self, project_id: int, backbone: str, hashes: Sequence[str]) -> Features:
         """Return standardised features of tasks whose image was read, from the cache while nothing changed.
@@ -151,7 +166,7 @@ class Context:
         if cached and cached[0] == digest:
             self._features.move_to_end(key)
             return cached[1]
-        loaded = self.vectors.load(backbone, self.backbone(backbone).dim, hashes)
+        loaded = self.load_vectors(backbone, hashes)
         raw = loaded.vectors if loaded.found.all() else loaded.vectors[loaded.found]
         standardiser = Standardiser.fit(raw) if len(raw) else None
         features = Features(

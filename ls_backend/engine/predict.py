@@ -31,7 +31,7 @@ def predict_tasks(context: Context, project_id: int, task_ids: Sequence[int]) ->
     if unread:
         hashes |= embed_tasks(context, project, unread)
     model = retrain.load(context, version)
-    loaded = context.vectors.load(version.backbone, context.backbone(version.backbone).dim, list(hashes.values()))
+    loaded = context.load_vectors(version.backbone, list(hashes.values()))
     ready = [task_id for task_id, found in zip(hashes, loaded.found, strict=True) if found]
     if not ready:
         return 0

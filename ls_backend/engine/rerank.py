@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ls_backend.domain import LabelSchema
+from ls_backend.domain import Finding, LabelSchema
 from ls_backend.engine.context import Context
 from ls_backend.engine.retrain import Labelled, Model, digest_of
+from ls_backend.errors import StrategyError
 from ls_backend.settings import ProjectSettings
 from ls_backend.store import Project, TaskTable
-from ls_backend.strategies import Plan, Pool, rank
+from ls_backend.strategies import Plan, Pool, Ranking, rank
 
 if TYPE_CHECKING:
     from ls_backend.vision.features import Standardiser
@@ -138,21 +139,21 @@ def rerank(context: Context, project: Project, schema: LabelSchema, seen: View, 
         k: Tasks wanted.
     """
     settings = context.project_settings(project)
-    plan = Plan.from_settings(settings)
     task_ids = seen.table.task_id[seen.embedded]
     probabilities = None if model is None else _probabilities(context, seen, model, seen.pool)
+    plan, metadata = _applicable(context, project, Plan.from_settings(settings), task_ids[seen.pool])
     counts = np.bincount(seen.labelled.classes, minlength=len(schema.classes)).astype(np.float64)
     pool = Pool(
         embeddings=seen.features[seen.pool],
         probabilities=probabilities,
         labelled_embeddings=seen.labelled.features,
         labelled_counts=counts,
-        metadata=_metadata(context, project, plan, task_ids[seen.pool]),
+        metadata=metadata,
         class_names=schema.classes,
         ids=task_ids[seen.pool],
     )
     rng = np.random.default_rng((settings.seed, project.id, len(seen.labelled.task_ids)))
-    ranking = rank(pool, plan, min(k, len(seen.pool)), rng)
+    ranking = _rank(context, project, pool, plan, min(k, len(seen.pool)), rng)
     ordered = task_ids[seen.pool][ranking.indices].tolist()
     return Ranked(
         task_ids=[*ordered, *seen.spare[: k - len(ordered)]],
@@ -173,15 +174,47 @@ def _probabilities(context: Context, seen: View, model: Model, rows: NDArray[np.
     return model.head.probabilities(model.standardiser.apply(raw))
 
 
-def _metadata(
+def _applicable(
     context: Context, project: Project, plan: Plan, task_ids: NDArray[np.int64]
-) -> dict[str, NDArray[np.object_]]:
-    """Return the task fields the plan's metadata rules name, None where a task lacks one."""
-    fields = [rule.field for rule in plan.objectives.metadata]
-    if not fields:
-        return {}
-    data = context.store.tasks.data(project.id, task_ids.tolist())
-    return {
-        name: np.array([data.get(task_id, {}).get(name) for task_id in task_ids.tolist()], dtype=object)
-        for name in fields
-    }
+) -> tuple[Plan, dict[str, NDArray[np.object_]]]:
+    """Return the plan without metadata rules on fields no task has, and the columns of the others.
+
+    A misspelt field would otherwise stop the whole queue, or do nothing in silence.
+    """
+    rules = plan.objectives.metadata
+    data = context.store.tasks.data(project.id, task_ids.tolist()) if rules else {}
+    columns: dict[str, NDArray[np.object_]] = {}
+    for name in {rule.field for rule in rules}:
+        values = [data.get(task_id, {}).get(name) for task_id in task_ids.tolist()]
+        subject = f"metadata rule on {name}"
+        if values and all(value is None for value in values):
+            context.store.problems.report(
+                project.id,
+                Finding(
+                    "metadata-field",
+                    "warning",
+                    subject,
+                    f"None of the {len(values)} tasks that wait has the field '{name}'; the rule has no effect.",
+                    "Correct the name of the field in the project settings, or import tasks that have it.",
+                ),
+            )
+        else:
+            context.store.problems.resolve(project.id, "metadata-field", subject)
+            columns[name] = np.array(values, dtype=object)
+    kept = tuple(rule for rule in rules if rule.field in columns)
+    return replace(plan, objectives=plan.objectives.model_copy(update={"metadata": kept})), columns
+
+
+def _rank(context: Context, project: Project, pool: Pool, plan: Plan, k: int, rng: np.random.Generator) -> Ranking:
+    """Rank by the plan, or by the default one when the plan cannot be applied: a queue in a good order beats none."""
+    try:
+        ranking = rank(pool, plan, k, rng)
+    except StrategyError as error:
+        context.store.problems.report(
+            project.id, Finding(error.code, "error", "plan", f"{error} The default plan ranks meanwhile.", error.hint)
+        )
+        return rank(pool, Plan.preset("auto"), k, rng)
+    for problem in context.store.problems.open(project.id):
+        if problem.finding.subject == "plan":
+            context.store.problems.resolve(project.id, problem.finding.code, "plan")
+    return ranking

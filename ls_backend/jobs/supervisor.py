@@ -274,7 +274,7 @@ def server_command(settings: Settings) -> list[str]:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     command = [sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--workers", "1"]
     command += ["--threads", str(settings.threads), "--bind", f"{host}:{settings.port}"]
-    return [*command, "ls_backend.web.app:create_app()"]
+    return [*command, "--no-control-socket", "ls_backend.web.app:create_app()"]
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -73,7 +73,7 @@ def _queues(settings: Settings) -> Queues:
 
 def warm_up(settings: Settings, queue: str) -> None:
     """Import what the jobs of a queue need, so that the first one does not wait for it."""
-    _context(settings)
+    _context(settings).warm_up()
     for module in _MODULES[queue]:
         importlib.import_module(module)
 

@@ -63,6 +63,12 @@ class Plan:
         for objective in ("uncertainty", "diversity", "representativeness"):
             registry.find(objective, getattr(self.objectives, objective).method)
 
+    @property
+    def named_classes(self) -> frozenset[str]:
+        """Classes the plan speaks of; each must be a label of the project."""
+        target = self.objectives.balance.target
+        return frozenset(self.objectives.value.classes) | frozenset(target if isinstance(target, dict) else ())
+
     @classmethod
     def preset(cls, name: str) -> Plan:
         """Return a named plan.

@@ -7,7 +7,8 @@ Laplace's rule (n labels, c classes), which is low, defined and shrinks as label
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,6 @@ SCALE = 8.0
 MIN_TEMPERATURE = 0.25
 MAX_TEMPERATURE = 20.0
 _FOLDS = 5
-_ENOUGH_FOR_TEMPERATURE = 20
 _FEWEST_FOR_TEMPERATURE = 10  # below, one number fitted to so few labels is noise; 1 is the honest answer
 _ECE_BINS = 15
 
@@ -228,8 +228,9 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: Labels) -> float:
 def train(features: Floats, labels: Labels, holdout: NDArray[np.bool_], n_classes: int, seed: int) -> Trained:
     """Fit the head to serve on all labels, and measure on the hold-out one that never saw it.
 
-    The served head takes its temperature from the hold-out when that has at least 20 labels, else from out-of-fold
-    logits of 5 stratified folds. The measured head takes its own from folds of the rest, so its metrics stay honest.
+    The measured head takes its temperature from out-of-fold logits of 5 stratified folds of the rest, so its metrics
+    stay honest. The served head takes it from those and the hold-out's logits together: a hold-out that happens to be
+    all right would by itself make a small head absurdly sure.
 
     Args:
         features: (n, d) float32, rows of unit length.
@@ -245,31 +246,42 @@ def train(features: Floats, labels: Labels, holdout: NDArray[np.bool_], n_classe
         TooFewLabels: If fewer than two classes are labelled.
         Diverged: If features or weights are not finite.
     """
-    head = fit_head(features, labels, n_classes)
-    rest = ~holdout
-    if not holdout.any() or len(np.unique(labels[rest])) < 2:
-        head = replace(head, temperature=_fold_temperature(features, labels, n_classes, seed))
-        return Trained(head=head, evaluation_head=head, metrics=Metrics(n_holdout=0))
-    measured = fit_head(features[rest], labels[rest], n_classes)
-    temperature = _fold_temperature(features[rest], labels[rest], n_classes, seed)
-    measured = replace(measured, temperature=temperature)
-    if int(holdout.sum()) >= _ENOUGH_FOR_TEMPERATURE:
-        served = _usable_temperature(measured.logits(features[holdout]), labels[holdout])
-    else:
-        served = _fold_temperature(features, labels, n_classes, seed)
-    metrics = evaluate(measured.probabilities(features[holdout]), labels[holdout])
+    with _one_thread():
+        head = fit_head(features, labels, n_classes)
+        rest = ~holdout
+        if not holdout.any() or len(np.unique(labels[rest])) < 2:
+            judged = _fold_logits(features, labels, n_classes, seed)
+            head = replace(head, temperature=_usable_temperature(judged, labels))
+            return Trained(head=head, evaluation_head=head, metrics=Metrics(n_holdout=0))
+        measured = fit_head(features[rest], labels[rest], n_classes)
+        judged = _fold_logits(features[rest], labels[rest], n_classes, seed)
+        measured = replace(measured, temperature=_usable_temperature(judged, labels[rest]))
+        unseen = measured.logits(features[holdout])
+        served = _usable_temperature(np.vstack([judged, unseen]), np.concatenate([labels[rest], labels[holdout]]))
+        metrics = evaluate(measured.probabilities(features[holdout]), labels[holdout])
     return Trained(head=replace(head, temperature=served), evaluation_head=measured, metrics=metrics)
 
 
-def _fold_temperature(features: Floats, labels: Labels, n_classes: int, seed: int) -> float:
-    """Fit the temperature on logits of heads that did not see the label they judge."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread: fits of a few hundred labels lose more to waiting for each other than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fold_logits(features: Floats, labels: Labels, n_classes: int, seed: int) -> Floats:
+    """Return (n, c) logits of heads that did not see the label they judge; -inf where none could."""
     fold = _folds(labels, seed)
     logits = np.full((len(labels), n_classes), -np.inf, np.float32)
     for k in range(_FOLDS):
         inside, outside = fold != k, fold == k
         if outside.any() and len(np.unique(labels[inside])) >= 2:
             logits[outside] = fit_head(features[inside], labels[inside], n_classes).logits(features[outside])
-    return _usable_temperature(logits, labels)
+    return logits
 
 
 def _usable_temperature(logits: Floats, labels: Labels) -> float:

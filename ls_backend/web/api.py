@@ -60,10 +60,14 @@ def blueprint(backend: Backend) -> APIBlueprint:
         project_of(path)
         return {"problems": [_plain(item) for item in store.problems.open(path.project_id)]}
 
-    @door.get("/projects/<int:project_id>/queue", summary="The published window, in order, with reasons")
+    @door.get(
+        "/projects/<int:project_id>/queue", summary="What is left of the published window, in order, with reasons"
+    )
     def queue(path: ProjectPath, query: Limit) -> dict[str, Any]:
         found = project_of(path)
         rows = store.windows.rows(found.id, found.window_version) if found.window_version else []
+        available = store.tasks.available(found.id)
+        rows = [row for row in rows if row.task_id in available]
         return {"version": found.window_version, "tasks": [_plain(row) for row in rows[: query.limit]]}
 
     @door.get("/projects/<int:project_id>/windows", summary="Published windows, newest first")

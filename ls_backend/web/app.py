@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import threading
 import uuid
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from ls_backend import __version__, logs
 from ls_backend.errors import BackendError, QueueError
 from ls_backend.jobs.queues import Queues
+from ls_backend.labelstudio import label_config
 from ls_backend.settings import Settings
 from ls_backend.store import Store
 from ls_backend.web import api, protocol
@@ -54,6 +56,8 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     _authenticate(app, settings)
     _explain_errors(app)
     backend.wake_all()
+    # The SDK takes a second to load, twice that on a busy machine, and /setup has three.
+    threading.Thread(target=label_config.warm, name="warm-up", daemon=True).start()
     return app
 
 

@@ -7,6 +7,7 @@ store does not know are asked of the worker, with a deadline.
 
 from __future__ import annotations
 
+import difflib
 import hmac
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from ls_backend.errors import BackendError, ConfigUnsupported, DataError, QueueE
 from ls_backend.jobs.queues import Queues
 from ls_backend.labelstudio import label_config, wire
 from ls_backend.labelstudio.client import SECRET_HEADER
-from ls_backend.settings import ProjectSettings, Settings
+from ls_backend.settings import DEFAULT_BACKBONE, ProjectSettings, Settings
 from ls_backend.store import Project, Store
 from ls_backend.strategies import Plan
 
@@ -125,6 +126,7 @@ def blueprint(backend: Backend) -> Blueprint:
 
     @door.get("/metrics")
     def prometheus() -> Response:
+        _measure(backend)
         return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
 
     # Calls of older Label Studio versions. Training starts by itself, so there is nothing to do and nothing wrong.
@@ -140,6 +142,22 @@ def blueprint(backend: Backend) -> Blueprint:
         return {"status": "ok"}
 
     return door
+
+
+def _measure(backend: Backend) -> None:
+    """Set the gauges from the records: workers are other processes, and their memory is not ours to read."""
+    store = backend.store
+    for project in store.projects.active():
+        name = str(project.id)
+        serving = store.versions.in_force(project.id)
+        window = store.windows.in_force(project.id)
+        left = store.tasks.available(project.id) & set(window.task_ids) if window else set()
+        metrics.LABELS.labels(name).set(store.tasks.counts(project.id).labelled)
+        metrics.WINDOW_LEFT.labels(name).set(len(left))
+        metrics.GENERATIONS_BEHIND.labels(name).set(project.wanted_generation - project.done_generation)
+        metrics.PROBLEMS.labels(name).set(len(store.problems.open(project.id)))
+        if serving is not None and serving.metrics.accuracy is not None:
+            metrics.ACCURACY.labels(name).set(serving.metrics.accuracy)
 
 
 def _promoted(backend: Backend, project: Project) -> list[ModelVersion]:
@@ -195,22 +213,34 @@ def _setup(backend: Backend, sent: wire.SetupRequest) -> dict[str, Any]:
 
 
 def _accept(backend: Backend, project_id: int, sent: wire.SetupRequest) -> ProjectSettings:
-    """Check settings and label config; what is wrong is a problem by name until it is mended."""
+    """Check label config and settings; what is wrong is a problem by name until it is mended."""
     problems = backend.store.problems
     try:
-        settings = ProjectSettings.from_extra_params(sent.extra_params)
-        Plan.from_settings(settings)
-    except BackendError as error:
-        problems.report(project_id, Finding("settings-invalid", "error", "settings", str(error), error.hint))
-        raise SettingsError(f"Extra params refused: {error}", hint=SettingsError.hint) from error
-    problems.resolve(project_id, "settings-invalid")
-    try:
-        label_config.parse(sent.label_config)
+        schema = label_config.parse(sent.label_config)
     except ConfigUnsupported as error:
         problems.report(project_id, Finding(error.code, "error", "labelling interface", str(error), error.hint))
         raise
     problems.resolve(project_id, ConfigUnsupported.code)
+    try:
+        settings = ProjectSettings.from_extra_params(sent.extra_params)
+        _check_names(backend, schema, settings)
+    except BackendError as error:
+        problems.report(project_id, Finding(SettingsError.code, "error", "settings", str(error), error.hint))
+        raise SettingsError(f"Extra params refused: {error}") from error
+    problems.resolve(project_id, SettingsError.code, "settings")
     return settings
+
+
+def _check_names(backend: Backend, schema: LabelSchema, settings: ProjectSettings) -> None:
+    """Refuse methods, classes and backbones that do not exist before a worker stumbles over them."""
+    for name in sorted(Plan.from_settings(settings).named_classes - set(schema.classes)):
+        near = difflib.get_close_matches(name, schema.classes, n=1)
+        raise SettingsError(f"{name} is not a label of this project" + (f"; did you mean {near[0]}?" if near else "."))
+    weights = backend.settings.weights_dir
+    if settings.backbone != DEFAULT_BACKBONE and not list(weights.glob(f"{settings.backbone}.*")):
+        raise SettingsError(
+            f"backbone {settings.backbone} has no checkpoint in {weights.name}; without one there is {DEFAULT_BACKBONE}"
+        )
 
 
 def _webhook(backend: Backend, event: wire.WebhookEvent) -> tuple[dict[str, Any], int]:
