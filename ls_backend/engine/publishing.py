@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,9 @@ UNCOLLECTED_ROWS = 800
 
 SINGLE_DELETES = 10
 """Expired rows deleted in one go; each costs Label Studio about 70 ms."""
+
+
+_WINDOW_NAME = re.compile(r"al-(?:cold|\d+-[0-9a-f]{8}):(\d+)")
 
 
 class Fenced(Exception):
@@ -100,6 +104,26 @@ def _likeliest(row: WindowRow) -> int | None:
     return None if row.probabilities is None else int(np.argmax(row.probabilities))
 
 
+def adopt(context: Context, project: Project) -> None:
+    """Take over what a lost database has left in Label Studio, before the first window of a new one.
+
+    Its windows are collected like any old one, and their numbers are not given again: two windows of one name would
+    be one order made of two.
+    """
+    store, client = context.store, context.client(project)
+    now = datetime.now(UTC)
+    found = [match for name in client.version_counts(project.id) if (match := _WINDOW_NAME.fullmatch(name))]
+    for match in sorted(found, key=lambda match: int(match[1])):
+        rows = client.predictions(project.id, match[0])
+        task_ids = tuple(dict.fromkeys(row.task_id for row in rows))  # imported in order
+        window = Window(match[0], project.id, 0, None, task_ids, 0, flipped_at=now - ACTIVE)
+        store.windows.add(window)
+        store.windows.replaced(project.id, match[0], now)
+        store.projects.raise_sequence(project.id, int(match[1]))
+    if found:
+        log.info("windows of a lost database adopted", project=project.id, windows=len(found))
+
+
 def publish_window(
     context: Context,
     project: Project,
@@ -121,6 +145,8 @@ def publish_window(
     """
     store, client = context.store, context.client(project)
     project_id = project.id
+    if not store.windows.recent(project_id, 1):
+        adopt(context, project)
     version = f"{model_version_id or 'al-cold'}:{store.projects.next_sequence(project_id)}"
     prelabel = context.project_settings(project).prelabel
     predictions = [_prediction(schema, row, version, len(rows), prelabel=prelabel) for row in rows]
@@ -198,6 +224,8 @@ def collect(context: Context, project: Project, *, budget_s: float, force: bool 
         fresh = window.replaced_at is not None and datetime.now(UTC) - window.replaced_at < GRACE
         if not force and fresh and waiting <= UNCOLLECTED_ROWS:
             break
+        if window.version == client.project(project.id).model_version:
+            continue  # put back by somebody: annotators are served from it
         keep = held_tasks(context, window) if window.flipped_at else set()
         kept = publish.collect(client, project.id, window.version, keep)
         store.windows.collected(project.id, window.version, kept, datetime.now(UTC))

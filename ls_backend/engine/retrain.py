@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ls_backend import logs
 from ls_backend.domain import Finding, LabelSchema, ModelVersion
 from ls_backend.engine.context import Context
-from ls_backend.errors import Diverged, TooFewLabels, TrainingError
+from ls_backend.errors import Diverged, StoreError, TooFewLabels, TrainingError
 from ls_backend.store import Project
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def due(
     if len(labelled.task_ids) < settings.min_labels:
         return False
     latest = context.store.versions.latest(project.id)
-    if latest is None or latest.classes != schema.classes:
+    if latest is None or latest.state == "retired" or latest.classes != schema.classes:
         return True
     if latest.labels_digest == labelled.digest and latest.backbone == settings.backbone:
         return False
@@ -170,6 +170,23 @@ def _gate(context: Context, project: Project, candidate: Model, labelled: Labell
     error = float(worse.std(ddof=1) / np.sqrt(len(worse)))
     if float(worse.mean()) > max(error, 1e-3):
         return f"log loss on {len(worse)} hold-out labels is {worse.mean():.3f} above {serving.version_id}"
+    return None
+
+
+def serving_model(context: Context, project_id: int) -> Model | None:
+    """Return the model in force, loaded; one whose files are lost is retired, and the one before it serves."""
+    store = context.store
+    while (version := store.versions.in_force(project_id)) is not None:
+        try:
+            return load(context, version)
+        except StoreError as error:
+            log.warning("model version lost", project=project_id, version=version.version_id, reason=str(error))
+            store.versions.set_state(project_id, version.version_id, "retired")
+            if context.project(project_id).pinned_version == version.version_id:
+                store.projects.set(project_id, pinned_version=None)
+            subject = f"model version {version.version_id}"
+            remedy = "Keep MODEL_DIR on lasting storage; a new version is trained from the labels."
+            store.problems.report(project_id, Finding(error.code, "warning", subject, str(error), remedy))
     return None
 
 

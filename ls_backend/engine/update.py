@@ -123,11 +123,12 @@ def _update(context: Context, project_id: int, generation: int, seconds: Seconds
 
 def _model(context: Context, project: Project, schema: LabelSchema, seen: rerank.View) -> retrain.Model | None:
     """Return the model that ranks: refitted when due, the one in force otherwise, None during cold start."""
-    serving = context.store.versions.in_force(project.id)
-    if retrain.due(context, project, schema, seen.labelled, serving):
+    serving = retrain.serving_model(context, project.id)
+    version = None if serving is None else serving.version
+    if retrain.due(context, project, schema, seen.labelled, version):
         model = retrain.retrain(context, project, schema, seen.labelled, seen.standardiser)
         if model is not None and model.version.state == "promoted" and project.pinned_version is None:
             return model
-    if serving is None or serving.classes != schema.classes:
+    if serving is None or serving.version.classes != schema.classes:
         return None
-    return retrain.load(context, serving)
+    return serving

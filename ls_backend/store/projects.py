@@ -249,6 +249,13 @@ class Projects:
         """
         return self._number(project_id, "sequence")
 
+    def raise_sequence(self, project_id: int, to: int) -> None:
+        """Give no window a number up to `to`: those were given in a life this database does not remember."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(projects).where(projects.c.id == project_id, projects.c.sequence < to).values(sequence=to)
+            )
+
     def next_round(self, project_id: int) -> int:
         """Number a new retrain, from 1; no number is given twice.
 

@@ -208,3 +208,14 @@ def test_old_windows_wait_for_their_grace(make_lab):
     publish(lab, lab.tasks[::-1], generation=lab.context.store.projects.bump(lab.pid))
     assert publishing.collect(lab.context, lab.project, budget_s=60) == 0
     assert lab.client.version_counts(lab.pid)[old] == 10
+
+
+def test_an_old_window_the_owner_put_back_in_force_is_not_collected(make_lab):
+    lab = make_lab(8, manage_queue=False)
+    lab.update()
+    old = lab.window.version
+    order = list(lab.window.task_ids)
+    publish(lab, lab.tasks[::-1], generation=lab.context.store.projects.bump(lab.pid))
+    lab.client.update_project(lab.pid, model_version=old)
+    assert publishing.collect(lab.context, lab.project, budget_s=60, force=True) == 0
+    assert lab.queue() == order
