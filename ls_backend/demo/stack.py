@@ -63,16 +63,16 @@ class Stack:
                 self.environment.pop(name, None)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Self:
-        """Start everything and return when the server answers.
+    def start(self, command: str = "start") -> Self:
+        """Start everything, or what another command starts, and return when the server answers.
 
         Raises:
             Unreachable: It ended, or does not answer; the message ends with its log.
         """
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "ls_backend", "start"],
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-m", "ls_backend", command],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -84,7 +84,7 @@ class Stack:
             with contextlib.suppress(BackendError):
                 self.get("/health")
                 return self
-            time.sleep(0.1)
+            time.sleep(0.05)
         tail = self.log_tail()
         self.stop()
         raise Unreachable(

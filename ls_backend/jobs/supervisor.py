@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 HEAL_S = 2.0
 WARM_STOP_S = 10.0
 SERVER_STOP_S = 5.0
+SERVER_HEAD_START_S = 2.5
 _TICK_S = 0.1
 _REDIS_START_S = 30.0  # a Redis started at the same moment by somebody else may not be up yet
 _LONGEST_BACK_OFF_S = 30.0
@@ -74,8 +75,11 @@ class Supervisor:
         self.settings = settings
         self._starts_redis = redis and settings.redis_url is None
         self._embedded: redis_server.EmbeddedRedis | None = None
-        roles = [RANK] * settings.rank_workers + [EMBED] * settings.embed_workers + ["server"] * server
-        self.children = [Child(role) for role in roles]
+        # Workers take seconds of processor time to load torch; the server, which Label Studio may ask, goes first.
+        start_at = time.monotonic() + (SERVER_HEAD_START_S if server else 0.0)
+        self.children = [Child("server")] * server
+        self.children += [Child(RANK, start_at=start_at) for _ in range(settings.rank_workers)]
+        self.children += [Child(EMBED, start_at=start_at) for _ in range(settings.embed_workers)]
         self._stopping = threading.Event()
         self._look_at_redis_at = 0.0
         self._hurry = False

@@ -33,6 +33,8 @@ webhook; that one is guarded by its own secret header."""
 
 REASON_LENGTH = 400
 
+WARM_AFTER_S = 0.5
+
 
 def create_app(settings: Settings | None = None) -> OpenAPI:
     """Build the server: gunicorn calls this with nothing, tests with their own settings.
@@ -56,8 +58,10 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     _authenticate(app, settings)
     _explain_errors(app)
     backend.wake_all()
-    # The SDK takes a second to load, twice that on a busy machine, and /setup has three.
-    threading.Thread(target=label_config.warm, name="warm-up", daemon=True).start()
+    # The SDK takes a second to load, twice that on a busy machine, and /setup has three; /health must not wait for it.
+    warming = threading.Timer(WARM_AFTER_S, label_config.warm)
+    warming.daemon = True
+    warming.start()
     return app
 
 
