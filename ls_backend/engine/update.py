@@ -78,8 +78,10 @@ def update_project(context: Context, project_id: int) -> Updated:
         raise
     context.store.projects.finish(project_id, generation)
     context.store.runs.finish(run, "done", seconds.steps, n_labels=n_labels, window_version=window)
-    with seconds.step("collect"):
-        publishing.collect(context, context.project(project_id), budget_s=COLLECT_S)
+    project = context.project(project_id)
+    if project.wanted_generation <= generation:  # the next label must not wait for tidying; reconcile tidies too
+        with seconds.step("collect"):
+            publishing.collect(context, project, budget_s=COLLECT_S)
     log.info("updated", project=project_id, window=window, labels=n_labels, **_rounded(seconds))
     return Updated(generation, embed=bool(context.store.tasks.unread(project_id, 1)), window=window)
 
