@@ -152,7 +152,7 @@ def measured():
 
 @pytest.fixture(scope="session")
 def images():
-    return [item for item in digits(N_IMAGES, seed=5)]
+    return digits(N_IMAGES, seed=5)
 
 
 @pytest.fixture(scope="session")
@@ -173,7 +173,7 @@ def make_project(images):
 
 @pytest.fixture(scope="session")
 def make_lab(make_project):
-    """Make a project and connect it as the command line does, without paying for a process; wait for its first order."""
+    """Make a project, connect it as the command line does but without a process of its own, wait for its order."""
 
     def make(client, stack, n=40, **settings):
         pid, truth = make_project(client, n)
@@ -203,16 +203,14 @@ def lab_of():
     return Lab
 
 
-@pytest.fixture(scope="module")
-def make_stack(tmp_path_factory):
-    """Start our processes on a folder of their own; they end with the module."""
-    with contextlib.ExitStack() as running:
+@pytest.fixture(scope="session")
+def new_stack(tmp_path_factory):
+    """Prepare our processes on a folder of their own; `with` runs them."""
 
-        def make(label_studio, token, **environment):
-            stack = Stack(tmp_path_factory.mktemp("stack"), label_studio.url, token, environment)
-            return running.enter_context(stack)
+    def prepare(label_studio, token, **environment):
+        return Stack(tmp_path_factory.mktemp("stack"), label_studio.url, token, environment)
 
-        yield make
+    return prepare
 
 
 @pytest.fixture(scope="session")
