@@ -29,8 +29,17 @@ GRACE = timedelta(minutes=15)
 UNCOLLECTED_ROWS = 800
 """Rows of old windows beyond which the grace ends early, oldest window first."""
 
+KEPT_ROWS = 3_500
+"""Kept rows beyond which the oldest go early, except of tasks that are held: Label Studio stays quick."""
+
 SINGLE_DELETES = 10
 """Expired rows deleted in one go; each costs Label Studio about 70 ms."""
+
+NEWCOMERS = 2
+"""People who may hold a task although they have never answered one; counted on top of the annotators."""
+
+CLOCKS = timedelta(seconds=2)
+"""Allowance for the clocks of two machines, and for the moment between an answer and the next task."""
 
 
 _WINDOW_NAME = re.compile(r"al-(?:cold|\d+-[0-9a-f]{8}):(\d+)")
@@ -79,7 +88,8 @@ def worth_a_flip(
     """Say whether publishing these rows would change what annotators get next.
 
     Every flip leaves rows behind that editors may hold, so a flip that changes nothing at the top only costs. The
-    window in force is compared by what is still available in it.
+    window in force is compared by what Label Studio still serves of it: a skipped task keeps its place, at the top
+    even, until a new window moves it to the end.
     """
     current = context.store.windows.in_force(project.id)
     if current is None or state.model_version != current.version:
@@ -87,8 +97,8 @@ def worth_a_flip(
     ranked_by = context.store.versions.get(project.id, current.model_version_id or "")
     if ranked_by is not None and ranked_by.classes != schema.classes:
         return True  # its pre-annotations may name labels that are no more
-    available = set(context.store.tasks.available(project.id))
-    left = [row for row in context.store.windows.rows(project.id, current.version) if row.task_id in available]
+    served = context.store.tasks.available(project.id, with_skipped=True)
+    left = [row for row in context.store.windows.rows(project.id, current.version) if row.task_id in served]
     if len(left) < min(len(rows), len(current.task_ids)) / 2 + 1 and len(rows) > len(left):
         return True
     ahead = 2 * annotators(context, project.id) + 1
@@ -188,16 +198,47 @@ def _prediction(schema: LabelSchema, row: WindowRow, version: str, total: int, *
 
 
 def held_tasks(context: Context, window: Window) -> set[int]:
-    """Return the tasks of a replaced window that somebody's editor may still show.
+    """Return the tasks of a replaced window whose prediction somebody's editor may still show.
 
     The browser sends the id of the prediction it shows with every submit, skip and update, and Label Studio refuses
-    the submit when that row is gone. Tasks are served strictly from the top, and an annotator holds one at a time, so
-    the tasks that can be open are those answered while the window was in force and the first few still untouched.
+    the submit when that row is gone. Label Studio serves strictly from the top and an annotator holds one task at a
+    time, so these rows may be open:
+
+    - of tasks answered while the window was in force;
+    - of the task each annotator answered first afterwards: it may have been served before;
+    - of the first few others: somebody who has not answered anything yet holds one of them;
+    - of the tasks annotators hold now, wherever this window had them: a reload, or a step back and forth, shows the
+      held task with its prediction of the window that is in force at that moment.
     """
-    touched = context.store.tasks.touched_since(window.project_id, window.flipped_at) if window.flipped_at else set()
-    held = touched & set(window.task_ids)
-    untouched = [task_id for task_id in window.task_ids if task_id not in held]
-    return held | set(untouched[: 2 * annotators(context, window.project_id) + 1])
+    if window.flipped_at is None or window.replaced_at is None:
+        return set()
+    since, until = window.flipped_at - CLOCKS, window.replaced_at + CLOCKS
+    answers = context.store.tasks.answers_since(window.project_id, since)
+    answered = {one.task_id for one in answers if one.made_at <= until or one.changed_at <= until}
+    afterwards: dict[int, int] = {}
+    for one in answers:
+        if one.made_at >= window.replaced_at:
+            afterwards.setdefault(one.annotator_id, one.task_id)
+    others = [task_id for task_id in window.task_ids if task_id not in answered]
+    first = others[: annotators(context, window.project_id) + NEWCOMERS]
+    return set(window.task_ids) & {*answered, *afterwards.values(), *first, *held_now(context, window.project_id)}
+
+
+def held_now(context: Context, project_id: int) -> set[int]:
+    """Return a small set with the task of every annotator who has answered one lately: what he was served next.
+
+    Label Studio does not tell its locks, but serves the next task within a second of an answer: the first one then
+    available that nobody else holds.
+    """
+    store = context.store
+    held: set[int] = set()
+    latest = store.tasks.latest_answers(project_id, datetime.now(UTC) - ACTIVE)
+    for at in latest.values():
+        for window in store.windows.serving(project_id, at - CLOCKS, at + CLOCKS):
+            answers = store.tasks.answers_since(project_id, window.flipped_at or at)
+            gone = {one.task_id for one in answers if one.made_at <= at}
+            held.update([task_id for task_id in window.task_ids if task_id not in gone][: len(latest) + 1])
+    return held
 
 
 def collect(context: Context, project: Project, *, budget_s: float, force: bool = False) -> int:
@@ -222,7 +263,8 @@ def collect(context: Context, project: Project, *, budget_s: float, force: bool 
     waiting = sum(len(window.task_ids) for window in old)
     for window in old:
         fresh = window.replaced_at is not None and datetime.now(UTC) - window.replaced_at < GRACE
-        if not force and fresh and waiting <= UNCOLLECTED_ROWS:
+        # The newest one waits for the labels that were submitted while its successor was made.
+        if not force and fresh and (waiting <= UNCOLLECTED_ROWS or window is old[-1]):
             break
         if window.version == client.project(project.id).model_version:
             continue  # put back by somebody: annotators are served from it
@@ -233,10 +275,18 @@ def collect(context: Context, project: Project, *, budget_s: float, force: bool 
         done += 1
         if time.monotonic() > deadline:
             break
-    expired = store.windows.kept_rows(project.id, older_than=datetime.now(UTC) - KEPT_FOR)
-    for row in expired[:SINGLE_DELETES]:
-        client.delete_prediction(row.prediction_id)
-        store.windows.forget_kept(project.id, [row.prediction_id])
-        if time.monotonic() > deadline:
-            break
+    _drop_kept(context, project)
     return done
+
+
+def _drop_kept(context: Context, project: Project) -> None:
+    """Delete some of the kept rows nobody can hold any more, and the oldest where too many have piled up."""
+    now = datetime.now(UTC)
+    kept = context.store.windows.kept_rows(project.id, older_than=now)
+    surplus = kept[: max(0, len(kept) - KEPT_ROWS)]
+    held = held_now(context, project.id) if surplus else set()
+    due = [row for row in kept if row.kept_at < now - KEPT_FOR]
+    due += [row for row in surplus[len(due) :] if row.task_id not in held]
+    for row in due[:SINGLE_DELETES]:
+        context.client(project).delete_prediction(row.prediction_id)
+        context.store.windows.forget_kept(project.id, [row.prediction_id])

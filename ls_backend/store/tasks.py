@@ -76,6 +76,22 @@ class LabelledTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """Who answered a task, and when: an annotation without its result, or a skip.
+
+    Attributes:
+        annotator_id: Label Studio's id of the user; 0 when the annotation has none.
+        made_at: When it was submitted first.
+        changed_at: When it was changed last.
+    """
+
+    task_id: int
+    annotator_id: int
+    made_at: datetime
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class TaskTable:
     """All tasks of a project as columns of equal length n, by task id.
 
@@ -312,26 +328,32 @@ class Tasks:
                     .values(content_hash=null(), image_error=null(), image_error_at=null())
                 )
 
-    def available(self, project_id: int) -> set[int]:
-        """Return the tasks nobody has labelled or skipped yet."""
+    def available(self, project_id: int, *, with_skipped: bool = False) -> set[int]:
+        """Return the tasks nobody has labelled or skipped yet; those skipped, too, which Label Studio serves on."""
         statement = select(tasks.c.task_id).where(
-            tasks.c.project_id == project_id,
-            ~tasks.c.is_labeled,
-            tasks.c.total_annotations == 0,
-            tasks.c.cancelled_annotations == 0,
+            tasks.c.project_id == project_id, ~tasks.c.is_labeled, tasks.c.total_annotations == 0
         )
+        if not with_skipped:
+            statement = statement.where(tasks.c.cancelled_annotations == 0)
         with self._database.read() as connection:
             return set(connection.scalars(statement))
 
-    def touched_since(self, project_id: int, since: datetime) -> set[int]:
-        """Return the tasks with an annotation, skipped ones included, made or changed since a moment."""
-        statement = (
-            select(task_annotations.c.task_id)
-            .where(task_annotations.c.project_id == project_id, task_annotations.c.updated_at >= since)
-            .distinct()
-        )
+    def answers_since(self, project_id: int, since: datetime) -> list[Answer]:
+        """Return the annotations, skipped ones included, made or changed since a moment, in the order of making."""
+        by = func.coalesce(task_annotations.c.completed_by, 0)
+        columns = (task_annotations.c.task_id, by, task_annotations.c.created_at, task_annotations.c.updated_at)
+        mine = (task_annotations.c.project_id == project_id, task_annotations.c.updated_at >= since)
         with self._database.read() as connection:
-            return set(connection.scalars(statement))
+            found = connection.execute(select(*columns).where(*mine).order_by(task_annotations.c.created_at))
+            return [Answer(*row) for row in found]
+
+    def latest_answers(self, project_id: int, since: datetime) -> dict[int, datetime]:
+        """Return when each annotator who answered a task since a moment did so last; changes do not count."""
+        by = func.coalesce(task_annotations.c.completed_by, 0)
+        latest = func.max(task_annotations.c.created_at)
+        mine = (task_annotations.c.project_id == project_id, task_annotations.c.created_at >= since)
+        with self._database.read() as connection:
+            return dict(connection.execute(select(by, latest).where(*mine).group_by(by)).tuples().all())
 
     def annotations(self, project_id: int, task_ids: Iterable[int] | None = None) -> dict[int, tuple[Annotation, ...]]:
         """Return the annotations of tasks, cancelled ones included, in the order they were made.

@@ -132,7 +132,7 @@ def test_a_replaced_image_is_read_and_embedded_anew(make_lab):
     lab.reconcile()
     after = _content(lab, changed)
     assert after not in {None, before}
-    assert lab.context.vectors.load("efficientnet_lite0", 1280, [after]).found.all()
+    assert len(lab.context.raw_embeddings(lab.context.project_settings(lab.project).backbone, [after])) == 1
     assert changed in lab.queue()
 
 
