@@ -219,7 +219,10 @@ def process_of():
 
     def find(stack, mark):
         rows = subprocess.run(
-            ["ps", "-o", "pid=,stat=,args=", "--ppid", str(stack.pid)], capture_output=True, text=True, check=False
+            ["ps", "-ww", "-o", "pid=,stat=,args=", "--ppid", str(stack.pid)],
+            capture_output=True,
+            text=True,
+            check=False,
         ).stdout.splitlines()
         alive = [row.split(maxsplit=2) for row in rows]
         return next((int(pid) for pid, state, command in alive if mark in command and state[0] != "Z"), None)

@@ -126,7 +126,7 @@ def test_three_people_label_the_window_together(client, label_studio, stack, mak
     twice = sum(count > 1 for count in Counter(one.task_id for one in served).values())
     tops = sum(one.top for one in served)
     measured(f"3 people, 15 labels: {twice} tasks served twice, {tops} of 15 were the top of the queue when served")
-    assert twice <= 3
+    assert twice <= 5
     assert tops >= 10
     lab.nothing_lost(within=60)
     for person in people[1:]:
