@@ -165,6 +165,11 @@ class Stack:
             process.wait()
 
     @property
+    def running(self) -> bool:
+        """Whether the supervisor is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         """Process id of the supervisor."""
         assert self._process is not None, "the stack is not running"

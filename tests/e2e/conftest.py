@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from ls_backend.demo.digits import LABEL_CONFIG, digits
+from ls_backend.demo.label_studio import LabelStudioServer
 from ls_backend.demo.stack import Stack
 from ls_backend.engine.connect import connect
 from ls_backend.engine.context import Context
@@ -175,12 +176,12 @@ def make_project(images):
 def make_lab(make_project):
     """Make a project, connect it as the command line does but without a process of its own, wait for its order."""
 
-    def make(client, stack, n=40, **settings):
+    def make(client, stack, n=40, *, wait=True, **settings):
         pid, truth = make_project(client, n)
         given = Settings.model_validate(
             {
                 "LABEL_STUDIO_URL": client.url,
-                "LABEL_STUDIO_API_KEY": stack.environment["LABEL_STUDIO_API_KEY"],
+                "LABEL_STUDIO_API_KEY": LabelStudioServer.token,
                 "DATA_DIR": stack.data_dir,
                 "backend_url": stack.url,
             }
@@ -191,7 +192,8 @@ def make_lab(make_project):
         finally:
             context.close()
         lab = Lab(client, stack, pid, truth)
-        lab.settled()
+        if wait:
+            lab.settled()
         return lab
 
     return make
@@ -211,6 +213,13 @@ def new_stack(tmp_path_factory):
         return Stack(tmp_path_factory.mktemp("stack"), label_studio.url, token, environment)
 
     return prepare
+
+
+@pytest.fixture(scope="session")
+def stack(label_studio, new_stack):
+    """Our processes beside the session's Label Studio; who kills some of them sees to it that they come back."""
+    with new_stack(label_studio, label_studio.token) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,6 @@ from ls_backend.labelstudio.client import SECRET_HEADER, Client
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module")
-def stack(label_studio, new_stack):
-    with new_stack(label_studio, label_studio.token) as stack:
-        yield stack
-
-
 def submit_form(client, stack, pid, extra_params):
     """What Label Studio's form "Connect model" sends: the extra params are the text of the field."""
     body = {"project": pid, "url": stack.url, "title": "by hand", "auth_method": "NONE", "is_interactive": False}

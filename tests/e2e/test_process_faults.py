@@ -23,12 +23,6 @@ SERVER = "gunicorn"
 REDIS = "unixsocket"
 
 
-@pytest.fixture(scope="module")
-def stack(label_studio, new_stack):
-    with new_stack(label_studio, label_studio.token) as stack:
-        yield stack
-
-
 def test_events_that_come_twice_or_in_the_wrong_order_change_nothing(client, stack, make_lab, deliver, wait_for):
     lab = make_lab(client, stack)
     (hook,) = client.webhooks(lab.pid)
