@@ -36,9 +36,9 @@ SINGLE_DELETES = 10
 """Expired rows deleted in one go; each costs Label Studio about 70 ms."""
 
 NEWCOMERS = 2
-"""People who may hold a task although they have never answered one; counted on top of the annotators."""
+"""People at once who may hold a task although they have not answered one for a day; the rest must reload."""
 
-CLOCKS = timedelta(seconds=2)
+CLOCKS = timedelta(seconds=1)
 """Allowance for the clocks of two machines, and for the moment between an answer and the next task."""
 
 
@@ -206,9 +206,9 @@ def held_tasks(context: Context, window: Window) -> set[int]:
 
     - of tasks answered while the window was in force;
     - of the task each annotator answered first afterwards: it may have been served before;
-    - of the first few others: somebody who has not answered anything yet holds one of them;
     - of the tasks annotators hold now, wherever this window had them: a reload, or a step back and forth, shows the
-      held task with its prediction of the window that is in force at that moment.
+      held task with its prediction of the window that is in force at that moment;
+    - of the first few others: somebody who has not answered anything yet holds one of them.
     """
     if window.flipped_at is None or window.replaced_at is None:
         return set()
@@ -219,9 +219,9 @@ def held_tasks(context: Context, window: Window) -> set[int]:
     for one in answers:
         if one.made_at >= window.replaced_at:
             afterwards.setdefault(one.annotator_id, one.task_id)
-    others = [task_id for task_id in window.task_ids if task_id not in answered]
-    first = others[: annotators(context, window.project_id) + NEWCOMERS]
-    return set(window.task_ids) & {*answered, *afterwards.values(), *first, *held_now(context, window.project_id)}
+    known = {*answered, *afterwards.values(), *held_now(context, window.project_id)}
+    others = [task_id for task_id in window.task_ids if task_id not in known]
+    return known & set(window.task_ids) | set(others[:NEWCOMERS])
 
 
 def held_now(context: Context, project_id: int) -> set[int]:
@@ -231,13 +231,19 @@ def held_now(context: Context, project_id: int) -> set[int]:
     available that nobody else holds.
     """
     store = context.store
-    held: set[int] = set()
     latest = store.tasks.latest_answers(project_id, datetime.now(UTC) - ACTIVE)
-    for at in latest.values():
-        for window in store.windows.serving(project_id, at - CLOCKS, at + CLOCKS):
-            answers = store.tasks.answers_since(project_id, window.flipped_at or at)
-            gone = {one.task_id for one in answers if one.made_at <= at}
-            held.update([task_id for task_id in window.task_ids if task_id not in gone][: len(latest) + 1])
+    served = [
+        (annotator_id, at, window)
+        for annotator_id, at in latest.items()
+        for window in store.windows.serving(project_id, at - CLOCKS, at + CLOCKS)
+    ]
+    earliest = min((window.flipped_at or at for _, at, window in served), default=datetime.now(UTC))
+    answers = store.tasks.answers_since(project_id, earliest)
+    held: set[int] = set()
+    for annotator_id, at, window in served:
+        theirs = [one for one in answers if one.made_at <= at]
+        gone = {one.task_id for one in theirs if not one.skipped or one.annotator_id == annotator_id}
+        held.update([task_id for task_id in window.task_ids if task_id not in gone][: len(latest) + 1])
     return held
 
 

@@ -164,6 +164,18 @@ class Client(Transport):
         """Return the prediction id of each task that has one of this version (of several, the newest)."""
         return {row.task_id: row.prediction_id for row in self.predictions(pid, version)}
 
+    def prediction_ids_of(self, pid: int, version: str, task_ids: Collection[int]) -> dict[int, int]:
+        """Return the same as `prediction_ids` for a few tasks.
+
+        Costs about 2 ms a prediction of those tasks, of whatever version, and does not depend on the project's size.
+        """
+        query = {"selectedItems": {"all": False, "included": sorted(task_ids)}}
+        params = {"project": pid, "page": 1, "page_size": len(task_ids), "resolve_uri": "false", "fields": "all"}
+        params |= {"include": "id,predictions", "query": json.dumps(query)}
+        tasks = self.get("/api/tasks/", params, timeout_s=BULK_TIMEOUT_S)["tasks"] if task_ids else []
+        found = [row for task in tasks for row in task["predictions"] if row["model_version"] == version]
+        return {int(row["task"]): int(row["id"]) for row in sorted(found, key=lambda row: int(row["id"]))}
+
     def version_counts(self, pid: int) -> dict[str, int]:
         """Return how many predictions of each version the project holds."""
         return {str(name): int(count) for name, count in self.get(f"/api/projects/{pid}/model-versions").items()}

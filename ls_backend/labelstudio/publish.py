@@ -97,8 +97,8 @@ def collect(client: Client, pid: int, version: str, keep: Collection[int]) -> di
     """
     kept: dict[int, int] = {}
     if keep:
-        held = client.prediction_ids(pid, version)
-        for task_id in sorted(held.keys() & set(keep)):
+        held = client.prediction_ids_of(pid, version, keep)
+        for task_id in sorted(held):
             try:
                 client.retag_prediction(held[task_id], KEPT_VERSION)
             except Rejected as error:

@@ -83,12 +83,14 @@ class Answer:
         annotator_id: Label Studio's id of the user; 0 when the annotation has none.
         made_at: When it was submitted first.
         changed_at: When it was changed last.
+        skipped: Whether it is a skip; Label Studio serves the task on to others.
     """
 
     task_id: int
     annotator_id: int
     made_at: datetime
     changed_at: datetime
+    skipped: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,12 +342,12 @@ class Tasks:
 
     def answers_since(self, project_id: int, since: datetime) -> list[Answer]:
         """Return the annotations, skipped ones included, made or changed since a moment, in the order of making."""
-        by = func.coalesce(task_annotations.c.completed_by, 0)
-        columns = (task_annotations.c.task_id, by, task_annotations.c.created_at, task_annotations.c.updated_at)
-        mine = (task_annotations.c.project_id == project_id, task_annotations.c.updated_at >= since)
+        table = task_annotations.c
+        by = func.coalesce(table.completed_by, 0)
+        statement = select(table.task_id, by, table.created_at, table.updated_at, table.was_cancelled)
+        statement = statement.where(table.project_id == project_id, table.updated_at >= since)
         with self._database.read() as connection:
-            found = connection.execute(select(*columns).where(*mine).order_by(task_annotations.c.created_at))
-            return [Answer(*row) for row in found]
+            return [Answer(*row) for row in connection.execute(statement.order_by(table.created_at))]
 
     def latest_answers(self, project_id: int, since: datetime) -> dict[int, datetime]:
         """Return when each annotator who answered a task since a moment did so last; changes do not count."""
@@ -353,7 +355,7 @@ class Tasks:
         latest = func.max(task_annotations.c.created_at)
         mine = (task_annotations.c.project_id == project_id, task_annotations.c.created_at >= since)
         with self._database.read() as connection:
-            return dict(connection.execute(select(by, latest).where(*mine).group_by(by)).tuples().all())
+            return {row[0]: row[1] for row in connection.execute(select(by, latest).where(*mine).group_by(by))}
 
     def annotations(self, project_id: int, task_ids: Iterable[int] | None = None) -> dict[int, tuple[Annotation, ...]]:
         """Return the annotations of tasks, cancelled ones included, in the order they were made.

@@ -134,6 +134,11 @@ class Windows:
         found = self._select(_of(project_id).where(serving).order_by(windows.c.ordinal.desc()).limit(1))
         return found[0] if found else None
 
+    def serving(self, project_id: int, since: datetime, until: datetime) -> list[Window]:
+        """Return the windows that were in force at some moment between two, oldest first."""
+        then = and_(windows.c.flipped_at <= until, or_(windows.c.replaced_at.is_(None), windows.c.replaced_at >= since))
+        return self._select(_of(project_id).where(then).order_by(windows.c.ordinal))
+
     def old(self, project_id: int) -> list[Window]:
         """Return the replaced windows whose predictions still lie in Label Studio, oldest first."""
         waiting = and_(windows.c.replaced_at.is_not(None), windows.c.collected_at.is_(None))
