@@ -27,6 +27,26 @@ PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
             "The likeliest class is not very likely.",
             {"uncertainty": {"method": "least_confidence"}, "diversity": _OFF},
         ),
+        "vote_entropy": (
+            "Members of a committee answer differently.",
+            {"uncertainty": {"method": "vote_entropy"}, "diversity": _OFF},
+        ),
+        "qbc": (
+            "Members of a committee hold different beliefs.",
+            {"uncertainty": {"method": "mean_kl"}, "diversity": _OFF},
+        ),
+        "bald": (
+            "A label would tell which members of a committee are right.",
+            {"uncertainty": {"method": "bald"}, "diversity": _OFF},
+        ),
+        "expected_cost": (
+            "Even the best answer is expected to be costly.",
+            {"uncertainty": {"method": "expected_cost"}, "diversity": _OFF},
+        ),
+        "learning_loss": (
+            "The model is expected to be wrong.",
+            {"uncertainty": {"method": "learning_loss"}, "diversity": _OFF},
+        ),
         "core_set": (
             "Farthest from everything labelled.",
             {"uncertainty": _OFF, "diversity": {"method": "core_set"}},

@@ -36,6 +36,12 @@ class Pool:
         class_names: c labels in index order; needed where a plan names classes.
         ids: (n,) int64 distinct task ids, which make a ranking independent of the order of the rows; None uses the row
             numbers.
+        member_probabilities: (t, n, c) float32 what each of t >= 2 committee members believes, for instance heads
+            fitted on bootstrap samples of the labels.
+        dropout_probabilities: (t, n, c) float32 what the head believes when a part of each embedding is blanked out.
+        labelled_probabilities: (m, c) float32 what the model believes about the labelled tasks.
+        cost_matrix: (c, c) float64 cost of the answer in the column when the row is the truth, 0 or more.
+        predicted_loss: (n,) float64 loss the model is expected to have on each task, in any unit.
 
     Raises:
         PoolInvalid: If shapes disagree or values are unusable.
@@ -48,6 +54,11 @@ class Pool:
     metadata: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
     ids: Indices | None = None
+    member_probabilities: Floats32 | None = None
+    dropout_probabilities: Floats32 | None = None
+    labelled_probabilities: Floats32 | None = None
+    cost_matrix: Floats | None = None
+    predicted_loss: Floats | None = None
 
     def __post_init__(self) -> None:
         embeddings = _unit_length("embeddings", self.embeddings)
@@ -55,7 +66,7 @@ class Pool:
         checked: dict[str, object] = {"embeddings": embeddings}
         n_classes = None
         if self.probabilities is not None:
-            checked["probabilities"] = probabilities = _distributions(self.probabilities, n)
+            checked["probabilities"] = probabilities = _distributions("probabilities", self.probabilities, (n,))
             n_classes = probabilities.shape[1]
         if self.labelled_embeddings is not None:
             checked["labelled_embeddings"] = labelled = _unit_length("labelled_embeddings", self.labelled_embeddings)
@@ -72,8 +83,25 @@ class Pool:
             checked["class_names"] = _names(self.class_names, n_classes)
         if self.ids is not None:
             checked["ids"] = _ids(self.ids, n)
+        checked |= self._checked_beliefs(n, n_classes)
+        if self.predicted_loss is not None:
+            checked["predicted_loss"] = _losses(self.predicted_loss, n)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    def _checked_beliefs(self, n: int, n_classes: int | None) -> dict[str, object]:
+        """Check everything beyond `probabilities` that has an axis of classes; the first one seen sets their number."""
+        n_labelled = 0 if self.labelled_embeddings is None else len(self.labelled_embeddings)
+        shapes = {"member_probabilities": (None, n), "dropout_probabilities": (None, n)}
+        checked: dict[str, object] = {}
+        for name, shape in {**shapes, "labelled_probabilities": (n_labelled,)}.items():
+            values = getattr(self, name)
+            if values is not None:
+                checked[name] = beliefs = _distributions(name, values, shape, n_classes)
+                n_classes = beliefs.shape[-1]
+        if self.cost_matrix is not None:
+            checked["cost_matrix"] = _costs(self.cost_matrix, n_classes)
+        return checked
 
     @property
     def size(self) -> int:
@@ -127,20 +155,55 @@ def _unit_length(name: str, values: ArrayLike) -> Floats32:
     return array
 
 
-def _distributions(values: ArrayLike, n: int) -> Floats32:
-    array: Floats32 = _numbers("probabilities", values, np.float32, 2)
-    if array.shape[0] != n or array.shape[1] < 2:
+def _distributions(
+    name: str, values: ArrayLike, shape: tuple[int | None, ...], n_classes: int | None = None
+) -> Floats32:
+    """Check distributions over classes along the last axis; None in the shape stands for any length of two or more."""
+    array: Floats32 = _numbers(name, values, np.float32, len(shape) + 1)
+    fits = all(
+        length >= 2 if wanted is None else length == wanted
+        for length, wanted in zip(array.shape, (*shape, n_classes), strict=True)
+    )
+    if not fits:
+        letters = ["t" if wanted is None else str(wanted) for wanted in shape]
         raise PoolInvalid(
-            f"probabilities have shape {array.shape}; expected ({n}, c) with at least two classes, one row for each "
-            "embedding. Leave them out before the first model."
+            f"{name} have shape {array.shape}; expected ({', '.join([*letters, str(n_classes or 'c')])}) with at least "
+            "two classes, one row for each embedding. Leave them out before the first model."
         )
-    good = (array >= -SUM_TOLERANCE).all(axis=1) & (np.abs(array.sum(axis=1) - 1) <= SUM_TOLERANCE)
+    rows = array.reshape(-1, array.shape[-1])
+    good = (rows >= -SUM_TOLERANCE).all(axis=1) & (np.abs(rows.sum(axis=1) - 1) <= SUM_TOLERANCE)
     if not good.all():
         row = int(np.argmin(good))
         raise PoolInvalid(
-            f"Row {row} of probabilities is {np.array2string(array[row, :5], precision=3)} with sum "
-            f"{array[row].sum():.4g} ({int((~good).sum())} such rows); expected numbers from 0 to 1 that sum to 1. "
+            f"Row {row} of {name} is {np.array2string(rows[row, :5], precision=3)} with sum "
+            f"{rows[row].sum():.4g} ({int((~good).sum())} such rows); expected numbers from 0 to 1 that sum to 1. "
             "Apply softmax to the logits."
+        )
+    return array
+
+
+def _costs(values: ArrayLike, n_classes: int | None) -> Floats:
+    array: Floats = _numbers("cost_matrix", values, np.float64, 2)
+    size = len(array) if n_classes is None else n_classes
+    if array.shape != (size, size):
+        raise PoolInvalid(
+            f"The cost matrix has shape {array.shape}; expected ({size}, {size}), a row for each true class and a "
+            "column for each answer. Add the missing classes in the order of the label config."
+        )
+    if not (np.isfinite(array) & (array >= 0)).all() or not array.any():
+        raise PoolInvalid(
+            f"The cost matrix is {array.tolist()}; expected costs of 0 or more, at least one of them above 0. "
+            "Give the right answers cost 0 instead of giving them a gain."
+        )
+    return array
+
+
+def _losses(values: ArrayLike, n: int) -> Floats:
+    array: Floats = _numbers("predicted_loss", values, np.float64, 1)
+    if len(array) != n or not np.isfinite(array).all():
+        raise PoolInvalid(
+            f"predicted_loss has {len(array)} entries, {int(np.isfinite(array).sum())} of them finite; expected {n}, "
+            "one finite number for each embedding. Predict the loss of every task of the pool."
         )
     return array
 

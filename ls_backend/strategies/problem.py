@@ -19,6 +19,15 @@ COLD_START = "cold start"
 MODEL = "model"
 RANDOM = "random"
 
+FROM_A_MODEL = frozenset({"probabilities", "member_probabilities", "dropout_probabilities", "predicted_loss"})
+REMEDIES = {
+    "probabilities": "Label until the first model is trained",
+    "member_probabilities": "Pass what a committee of heads, fitted on bootstrap samples of the labels, believes",
+    "dropout_probabilities": "Pass what the head believes about the embeddings under a few dropout masks",
+    "cost_matrix": "Pass the cost of every answer for every true class",
+    "predicted_loss": "Pass the loss that a regressor, fitted on out-of-fold losses of the labels, expects",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -150,10 +159,13 @@ def methods_in_use(plan: Plan, *, has_model: bool) -> list[registry.Strategy]:
 def _diversity(plan: Plan, *, has_model: bool) -> Diversity:
     """The redundancy in force: coverage steps in where a plan asks for a model that is not there yet."""
     wanted = plan.objectives
-    asks_model = wanted.uncertainty.strength != 0 or wanted.balance.strength != 0
-    if asks_model and not has_model and not wanted.diversity.strength:
-        return Diversity()
     method = registry.find("diversity", wanted.diversity.method)
+    if not has_model:
+        asks_model = wanted.uncertainty.strength != 0 or wanted.balance.strength != 0
+        if wanted.diversity.strength:
+            asks_model = bool(method.needs & FROM_A_MODEL)
+        if asks_model:
+            return Diversity()
     if wanted.diversity.strength < 0 and method.kind == "picker":
         raise StrategyError(
             f"Diversity by {method.name!r} has strength {wanted.diversity.strength:g}; expected 0 or more, because "
@@ -183,7 +195,8 @@ def _scored(view: Pool, objective: str, name: str) -> Floats:
 def _check_needs(view: Pool, method: registry.Strategy) -> None:
     missing = sorted(name for name in method.needs if getattr(view, name, None) is None)
     if missing:
+        remedy = "; ".join(REMEDIES.get(name, f"Pass {name} to Pool") for name in missing)
         raise StrategyNotReady(
             f"The method {method.name!r} of {method.objective} needs {', '.join(missing)}, which the pool lacks. "
-            "Label until the first model is trained, or choose another method."
+            f"{remedy}, or choose another method."
         )

@@ -120,4 +120,9 @@ def view(pool: Pool, rows: Indices, *, distances: bool) -> Pool:
         metadata={name: column[rows] for name, column in pool.metadata.items()},
         class_names=pool.class_names,
         ids=None if pool.ids is None else pool.ids[rows],
+        member_probabilities=None if pool.member_probabilities is None else pool.member_probabilities[:, rows],
+        dropout_probabilities=None if pool.dropout_probabilities is None else pool.dropout_probabilities[:, rows],
+        labelled_probabilities=pool.labelled_probabilities,
+        cost_matrix=pool.cost_matrix,
+        predicted_loss=None if pool.predicted_loss is None else pool.predicted_loss[rows],
     )

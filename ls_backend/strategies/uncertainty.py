@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ls_backend.strategies.metadata import rank_fractions
 from ls_backend.strategies.pool import Floats, Floats32, Pool
 from ls_backend.strategies.registry import scorer
 
@@ -90,3 +91,57 @@ def least_confidence(pool: Pool) -> Floats:
     n_classes = p.shape[1]
     doubt: Floats = np.clip((1.0 - p.max(axis=1).astype(np.float64)) * n_classes / (n_classes - 1), 0.0, 1.0)
     return doubt
+
+
+@scorer(
+    "expected_cost",
+    objective="uncertainty",
+    needs={"probabilities", "cost_matrix"},
+    formula="min_a sum_c p_c R_ca / max R, R_ca the cost of answer a when c is true",
+    source="Elkan 2001, The Foundations of Cost-Sensitive Learning, IJCAI, equation 1; Margineantu 2005, Active "
+    "Cost-Sensitive Learning, IJCAI",
+    cost="O(n c^2)",
+    use_when="Wrong answers cost different amounts: a missed defect is worse than a false alarm.",
+    fails_when="Badly calibrated probabilities; alone it picks near-duplicates.",
+    words="even the best answer may cost much ({value:.2f})",
+)
+def expected_cost(pool: Pool) -> Floats:
+    """Even the best answer the model can give is expected to be costly.
+
+    Args:
+        pool: n tasks with probabilities (n, c) and a cost matrix (c, c).
+
+    Returns:
+        (n,) float64 from 0 (a free answer exists) to 1 (every answer has the largest cost).
+    Source: Elkan 2001, equation 1.
+    """
+    assert pool.cost_matrix is not None  # `needs` is checked before a method is called
+    costs = _probabilities(pool).astype(np.float64) @ pool.cost_matrix  # (n, c) of each answer
+    least: Floats = np.clip(costs.min(axis=1) / pool.cost_matrix.max(), 0.0, 1.0)
+    return least
+
+
+@scorer(
+    "learning_loss",
+    objective="uncertainty",
+    needs={"probabilities", "predicted_loss"},
+    formula="rank of the predicted loss",
+    source="Yoo & Kweon 2019, Learning Loss for Active Learning, CVPR, arXiv:1905.03677, with a regressor of "
+    "out-of-fold losses in the place of a loss module",
+    cost="O(n log n), and one regression",
+    use_when="Hundreds of labels, and mistakes that the probabilities do not betray.",
+    fails_when="Below about 500 labels the predicted losses are noise.",
+    words="the model is expected to be wrong here",
+)
+def learning_loss(pool: Pool) -> Floats:
+    """Tasks like this one were hard for the model.
+
+    Args:
+        pool: n tasks with predicted losses (n,).
+
+    Returns:
+        (n,) float64 in (0, 1], the rank of the loss; 1 is the largest.
+    Source: Yoo & Kweon 2019, section 3.
+    """
+    assert pool.predicted_loss is not None  # `needs` is checked before a method is called
+    return rank_fractions(pool.predicted_loss)

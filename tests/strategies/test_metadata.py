@@ -44,8 +44,8 @@ def test_words_where_numbers_are_expected_are_an_error_that_names_one():
 
 
 def test_an_unknown_field_is_an_error_that_names_the_known_ones():
-    with pytest.raises(StrategyNotReady, match=r"'blurr'; known fields: \['blur'\]"):
-        admitted(pool_of(blur=[1, 2]), [MetadataRule(field="blurr")])
+    with pytest.raises(StrategyNotReady, match=r"'lighting'; known fields: \['blur'\]"):
+        admitted(pool_of(blur=[1, 2]), [MetadataRule(field="lighting")])
 
 
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=30))

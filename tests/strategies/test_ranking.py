@@ -20,6 +20,10 @@ def make_pool(n=300, d=24, c=4, m=12, seed=0, **changes):
         "labelled_embeddings": unit_rows(rng.normal(size=(m, d))),
         "labelled_counts": rng.integers(0, 6, size=c),
         "class_names": tuple("abcdefgh"[:c]),
+        "member_probabilities": rng.dirichlet(np.full(c, 0.4), size=(5, n)),
+        "dropout_probabilities": rng.dirichlet(np.full(c, 0.4), size=(3, n)),
+        "cost_matrix": 3.0 - 2.0 * np.eye(c) - np.eye(c, k=1),
+        "predicted_loss": rng.normal(size=n),
     }
     return Pool(**{**fields, **changes})
 
@@ -43,12 +47,14 @@ def test_asking_for_more_than_the_pool_holds_is_an_error_with_both_numbers():
 def test_the_order_of_the_rows_does_not_matter(preset, d):
     pool = make_pool(d=d, ids=np.arange(1000, 1300))
     mixed = np.random.default_rng(8).permutation(300)
-    other = make_pool(
+    other = replace(
+        pool,
         embeddings=pool.embeddings[mixed],
         probabilities=pool.probabilities[mixed],
-        labelled_embeddings=pool.labelled_embeddings,
-        labelled_counts=pool.labelled_counts,
         ids=pool.ids[mixed],
+        member_probabilities=pool.member_probabilities[:, mixed],
+        dropout_probabilities=pool.dropout_probabilities[:, mixed],
+        predicted_loss=pool.predicted_loss[mixed],
     )
     first = rank(pool, Plan.preset(preset), 40, np.random.default_rng(5))
     second = rank(other, Plan.preset(preset), 40, np.random.default_rng(5))
@@ -230,6 +236,19 @@ def test_a_method_that_needs_what_the_pool_lacks_says_so():
     plan = Plan.from_json({"objectives": {"metadata": [{"field": "blur"}]}})
     with pytest.raises(StrategyNotReady, match="'blur'"):
         rank(make_pool(), plan, 3, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("preset", "field", "remedy"),
+    [
+        ("bald", "member_probabilities", "a committee of heads"),
+        ("expected_cost", "cost_matrix", "the cost of every answer"),
+        ("learning_loss", "predicted_loss", "out-of-fold losses"),
+    ],
+)
+def test_what_a_method_lacks_is_named_with_the_way_to_get_it(preset, field, remedy):
+    with pytest.raises(StrategyNotReady, match=f"needs {field}, which the pool lacks. .*{remedy}.*choose another"):
+        rank(make_pool(**{field: None}), Plan.preset(preset), 3, np.random.default_rng(0))
 
 
 def test_far_ahead_the_order_is_by_what_was_known_last(monkeypatch):

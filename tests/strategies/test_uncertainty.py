@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from ls_backend.strategies import Pool, unit_rows
-from ls_backend.strategies.uncertainty import entropy, least_confidence, margin
+from ls_backend.strategies.uncertainty import entropy, expected_cost, learning_loss, least_confidence, margin
 
 
 def pool_of(probabilities):
@@ -44,3 +44,28 @@ def test_with_two_classes_all_measures_agree_on_the_order(measure):
     doubts = measure(pool_of(np.stack([first, 1 - first], axis=1)))
     assert (np.diff(doubts[:25]) > 0).all()
     assert (np.diff(doubts[25:]) < 0).all()
+
+
+def test_expected_cost_is_what_the_cheapest_answer_is_expected_to_cost(probabilities):
+    costs = np.random.default_rng(1).random((6, 6)) * 7
+    pool = Pool(unit_rows(np.ones((200, 2))), probabilities, cost_matrix=costs)
+    for row, cost in zip(probabilities[:40], expected_cost(pool), strict=False):
+        answers = [sum(row[truth] * costs[truth, answer] for truth in range(6)) for answer in range(6)]
+        assert cost == pytest.approx(min(answers) / costs.max(), abs=1e-6)
+
+
+def test_with_equal_costs_of_all_mistakes_expected_cost_orders_as_least_confidence_does(probabilities):
+    pool = Pool(unit_rows(np.ones((200, 2))), probabilities, cost_matrix=1 - np.eye(6))
+    assert np.allclose(expected_cost(pool), least_confidence(pool) * 5 / 6, atol=1e-6)
+
+
+def test_a_mistake_that_costs_much_is_asked_about_before_one_that_costs_little():
+    costs = [[0, 1], [100, 0]]  # to overlook class 1 is what hurts
+    pool = Pool(unit_rows(np.ones((2, 2))), [[0.3, 0.7], [0.97, 0.03]], cost_matrix=costs)
+    assert np.argmax(expected_cost(pool)) == 1
+
+
+def test_learning_loss_is_the_rank_of_the_predicted_loss():
+    losses = np.random.default_rng(2).normal(size=30)
+    pool = Pool(unit_rows(np.ones((30, 2))), np.full((30, 2), 0.5), predicted_loss=losses)
+    assert learning_loss(pool) == pytest.approx(scipy.stats.rankdata(losses) / 30)
