@@ -296,3 +296,20 @@ def _drop_kept(context: Context, project: Project) -> None:
     for row in due[:SINGLE_DELETES]:
         context.client(project).delete_prediction(row.prediction_id)
         context.store.windows.forget_kept(project.id, [row.prediction_id])
+
+
+def sweep(context: Context, project: Project) -> None:
+    """Find what no record of ours knows: windows of an update that died between import and record, forgotten rows.
+
+    Label Studio is asked for all versions and all kept rows, so this is for now and then.
+    """
+    client = context.client(project)
+    window = context.store.windows.in_force(project.id)
+    known = {item.version for item in context.store.windows.old(project.id)}
+    known |= {project.pending_version or "", window.version if window else "", client.project(project.id).model_version}
+    for version in client.version_counts(project.id):
+        if _WINDOW_NAME.fullmatch(version) and version not in known:
+            log.info("unknown window deleted", project=project.id, window=version)
+            client.delete_version(project.id, version)
+    for prediction_id in publish.expired(client, project.id, datetime.now(UTC) - KEPT_FOR)[: 10 * SINGLE_DELETES]:
+        client.delete_prediction(prediction_id)

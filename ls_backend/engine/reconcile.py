@@ -60,7 +60,13 @@ def reconcile(context: Context, project_id: int) -> Reconciled:
     _check_overlap(context, state)
     queue_moved = _check_order(context, project, state, settings)
     publishing.collect(context, project, budget_s=COLLECT_S)
-    store.projects.set(project_id, reconciled_at=datetime.now(UTC))
+    now = datetime.now(UTC)
+    if project.reconciled_at is None or (project.reconciled_at.date(), project.reconciled_at.hour) != (
+        now.date(),
+        now.hour,
+    ):
+        publishing.sweep(context, project)
+    store.projects.set(project_id, reconciled_at=now)
     behind = project.wanted_generation > project.done_generation
     needed = synced.schema is not None and (queue_moved or synced.changed > 0 or _runs_low(context, project))
     if needed and not behind:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ls_backend import logs
-from ls_backend.domain import LabelSchema
+from ls_backend.domain import LabelSchema, ProjectState
 from ls_backend.engine import publishing, rerank, retrain
 from ls_backend.engine.context import Context
 from ls_backend.engine.sync import sync
@@ -109,7 +109,8 @@ def _update(context: Context, project_id: int, generation: int, seconds: Seconds
         rows = publishing.rows_of(ranked)
     n_labels = len(seen.labelled.task_ids)
     with seconds.step("publish"):
-        if not rows or not publishing.worth_a_flip(context, project, synced.state, schema, rows):
+        theirs = not settings.manage_queue and _is_foreign(context, project, synced.state)
+        if not rows or theirs or not publishing.worth_a_flip(context, project, synced.state, schema, rows):
             return None, n_labels
         window = publishing.publish_window(
             context,
@@ -121,6 +122,12 @@ def _update(context: Context, project_id: int, generation: int, seconds: Seconds
             n_labels=n_labels,
         )
     return window.version, n_labels
+
+
+def _is_foreign(context: Context, project: Project, state: ProjectState) -> bool:
+    """Say whether the owner has chosen another version than our window; reconcile reports it."""
+    window = context.store.windows.in_force(project.id)
+    return window is not None and state.model_version != window.version
 
 
 def _model(context: Context, project: Project, schema: LabelSchema, seen: rerank.View) -> retrain.Model | None:
