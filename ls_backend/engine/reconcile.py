@@ -215,6 +215,7 @@ def _check_webhook(context: Context, project: Project) -> None:
         )
     elif outcome == "kept":
         context.store.problems.resolve(project.id, "webhook-missing")
+        _settle(context, project, "webhook-secret")
 
 
 def _adopted_url(context: Context, project: Project) -> str | None:
