@@ -38,7 +38,7 @@ setup-browser: ## Install Debian's Chromium for the browser tests, if it is miss
 	echo "NO BROWSER: the browser tests will be skipped. Install a program named chromium to run them." >&2; [ "$${CI:-}" != true ]
 
 test: setup setup-label-studio setup-browser ## Run every test, the static checks and the real Label Studio among them
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest $(or $(ARGS),-n 2 --dist loadfile)
 check: setup ## Run the static checks one by one, then every test
 	.venv/bin/ruff format --check && .venv/bin/ruff check
 	.venv/bin/mypy && .venv/bin/lint-imports && .venv/bin/codespell
