@@ -51,6 +51,14 @@ PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
             "Farthest from everything labelled.",
             {"uncertainty": _OFF, "diversity": {"method": "core_set"}},
         ),
+        "badge": (
+            "Would pull the model hard, each in another direction.",
+            {"uncertainty": _OFF, "diversity": {"method": "badge"}},
+        ),
+        "falcun": (
+            "Doubtful, and between other classes than what is ahead.",
+            {"uncertainty": _OFF, "diversity": {"method": "falcun"}},
+        ),
         "max_herding": ("Coverage of the pool, without a model.", {"uncertainty": _OFF}),
         "uncertainty_herding": ("Coverage of doubtful tasks.", {}),
     }

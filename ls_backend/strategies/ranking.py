@@ -12,7 +12,7 @@ from ls_backend.strategies import metadata, reasons, reduction
 from ls_backend.strategies.plan import Plan
 from ls_backend.strategies.pool import Floats, Indices, Pool
 from ls_backend.strategies.problem import Problem, concrete, methods_in_use
-from ls_backend.strategies.search import MIN_FACTOR, Balancing, greedy, powered
+from ls_backend.strategies.search import MAX_SEARCHED, MIN_FACTOR, Balancing, greedy, powered
 
 MIN_CANDIDATES = 8192
 MAX_RATIO = 1000.0
@@ -165,12 +165,16 @@ def _shuffled(problem: Problem, rng: np.random.Generator) -> Indices:
 def _by_picker(problem: Problem, k: int, explore: NDArray[np.bool_], rng: np.random.Generator) -> _Batch:
     assert problem.method is not None  # it is the picker
     weights = np.where(problem.last, MIN_FACTOR, problem.static() * problem.balanced())
-    rows, values, typical = problem.method.function(problem.view, weights, k - int(explore.sum()), rng)
+    n_picked = k - int(explore.sum())
+    n_searched = min(n_picked, MAX_SEARCHED)  # so far ahead every order is provisional
+    rows, values, typical = problem.method.function(problem.view, weights, n_searched, rng)
     order = _shuffled(problem, rng)
-    spare = order[~np.isin(order, rows)][: int(explore.sum())]
+    spare = order[~np.isin(order, rows)]
+    by_chance, rest = spare[: int(explore.sum())], spare[int(explore.sum()) :]
+    tail = rest[np.argsort(-weights[rest], kind="stable")][: n_picked - n_searched]
     picked, gains = np.empty(k, dtype=np.int64), np.zeros(k)
-    picked[~explore], picked[explore] = rows, spare
-    gains[~explore] = values
+    picked[~explore], picked[explore] = np.concatenate([rows, tail]), by_chance
+    gains[np.flatnonzero(~explore)[:n_searched]] = values
     utilities = weights[picked] * powered(gains, problem.diversity.strength)
     return _Batch(picked, utilities, gains, typical, None if problem.deficits is None else problem.deficits[picked])
 

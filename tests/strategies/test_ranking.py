@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ls_backend.errors import PoolInvalid, StrategyError, StrategyNotReady
 from ls_backend.strategies import Plan, Pool, presets, rank, search, unit_rows
+from ls_backend.strategies import ranking as ranking_module
 
 
 def make_pool(n=300, d=24, c=4, m=12, seed=0, **changes):
@@ -262,3 +263,14 @@ def test_far_ahead_the_order_is_by_what_was_known_last(monkeypatch):
     drawn = np.array([reason.startswith("picked at random") for reason in ranking.reasons])
     assert drawn.sum() == 30
     assert (np.diff(ranking.utilities[20:][~drawn[20:]]) <= 0).all()
+
+
+@pytest.mark.parametrize("preset", ["core_set", "badge"])
+def test_far_ahead_of_a_batch_the_other_factors_order_what_is_left(monkeypatch, preset):
+    monkeypatch.setattr(ranking_module, "MAX_SEARCHED", 20)
+    pool = make_pool(metadata={"sharp": np.arange(300)})
+    plan = Plan.from_json({"preset": preset, "objectives": {"metadata": [{"field": "sharp"}]}, "explore": 0.1})
+    ranking = rank(pool, plan, 300, np.random.default_rng(4))
+    assert sorted(ranking.indices.tolist()) == list(range(300))
+    drawn = np.array([reason.startswith("picked at random") for reason in ranking.reasons])
+    assert (np.diff(ranking.indices[~drawn][20:]) < 0).all()
