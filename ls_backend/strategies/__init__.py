@@ -10,14 +10,32 @@ Own methods: decorate a function with `scorer`, `gain` or `picker` in a module n
 `ls_backend.strategies`.
 """
 
-from ls_backend.strategies import committee, diversity, representativeness, sampling, uncertainty
+from ls_backend.strategies import (
+    balls,
+    clustering,
+    committee,
+    diversity,
+    fisher,
+    representativeness,
+    sampling,
+    uncertainty,
+)
 from ls_backend.strategies.plan import Plan, presets
 from ls_backend.strategies.pool import Pool, unit_rows
 from ls_backend.strategies.ranking import Ranking, rank
 from ls_backend.strategies.reduction import Reduction, fit_reduction
 from ls_backend.strategies.registry import Gain, Strategy, gain, picker, scorer, strategies
 
-BUILT_IN = (uncertainty, committee, diversity, sampling, representativeness)  # importing them registers their methods
+BUILT_IN = (
+    uncertainty,
+    committee,
+    diversity,
+    sampling,
+    clustering,
+    balls,
+    fisher,
+    representativeness,
+)  # importing them registers their methods
 
 __all__ = [
     "BUILT_IN",

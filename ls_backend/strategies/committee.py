@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from ls_backend.strategies.pool import Floats, Floats32, Pool
-from ls_backend.strategies.registry import scorer
+from ls_backend.strategies.pool import Floats, Floats32, Indices, Pool
+from ls_backend.strategies.registry import picker, scorer
 
 BLOCK_ROWS = 8192
+MAX_JOINT = 10
+MAX_ANSWERS = 1024
+MAX_CANDIDATES = 1000
+MIN_CANDIDATES = 50
+MAX_CELLS = 20_000_000  # joint answers x candidates x classes of one pick
+JOINT_ROWS = 64
+TINY = 1e-30  # in the place of 0 below a logarithm
 
 
 def members(pool: Pool, start: int = 0, stop: int | None = None) -> Floats:
@@ -122,3 +129,102 @@ def information(pool: Pool) -> Floats:
         p = members(pool, start, start + BLOCK_ROWS)
         shared[start : start + BLOCK_ROWS] = entropies(p.mean(axis=0)) - entropies(p).mean(axis=0)
     return np.maximum(shared, 0.0)
+
+
+@picker(
+    "batch_bald",
+    objective="diversity",
+    needs={"probabilities", "member_probabilities"},
+    formula="argmax_i I(y_i, y_taken; member) - I(y_taken; member), joint up to 10 picks; after that draws by bald",
+    source="Kirsch, van Amersfoort & Gal 2019, BatchBALD, arXiv:1906.08158, algorithm 1; Kirsch, Farquhar et al. "
+    "2023, Stochastic Batch Acquisition, arXiv:2106.12059",
+    cost="O(t n c + j s t m c) for j <= 10 joint picks, s <= 1,024 joint answers and m <= 1,000 candidates",
+    use_when="A committee of many members, small batches.",
+    fails_when="Few members: t members are told apart by about ln t / ln c labels, and nothing is left to learn.",
+    words="settles a dispute that the tasks ahead leave open",
+)
+def batch_bald(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tuple[Indices, Floats, float]:
+    """A label would tell which members are right, beyond what the labels of the tasks ahead will tell.
+
+    Joint answers are counted out while there are at most 1,024 of them, then sampled. The candidates are the 1,000
+    tasks with the largest `bald`, fewer when there are many classes.
+
+    Args:
+        pool: n tasks with member probabilities (t, n, c).
+        utilities: (n,) weights above 0 of the information.
+        k: Number of picks.
+        rng: Samples joint answers; draws the picks after the tenth.
+
+    Returns:
+        (k,) rows, best first; (k,) information beyond the earlier picks over the most a label can hold, for draws that
+        of the task alone; the median of that over the pool at the start.
+    Source: Kirsch et al. 2019, algorithm 1; Kirsch et al. 2023, section 3, PowerBALD with beta = 1.
+    """
+    assert pool.member_probabilities is not None  # `needs` is checked before a method is called
+    if not k:
+        return np.zeros(0, dtype=np.int64), np.zeros(0), 0.0
+    n_members, _, n_classes = pool.member_probabilities.shape
+    alone = information(pool)
+    order = rng.permutation(pool.size)
+    n_candidates = min(MAX_CANDIDATES, max(MIN_CANDIDATES, MAX_CELLS // (MAX_ANSWERS * n_classes)))
+    candidates = order[np.argsort(-(utilities * alone)[order], kind="stable")][:n_candidates]
+    p = np.clip(pool.member_probabilities[:, candidates], 0.0, 1.0).astype(np.float64)  # (t, m, c)
+    doubt = entropies(p).mean(axis=0)  # what stays open however much is known of the members
+    answers = Answers(np.ones((1, n_members)), np.ones(1))
+    picked: list[int] = []
+    values: list[float] = []
+    for _ in range(min(k, MAX_JOINT, len(candidates))):
+        gained = np.maximum(answers.entropy_with(p) - answers.entropy() - doubt, 0.0)
+        gained[picked] = -1.0
+        best = int(np.argmax(np.where(gained < 0, -1.0, utilities[candidates] * gained)))
+        picked.append(best)
+        values.append(float(gained[best]))
+        answers = answers.extended(p[:, best], rng)
+    rows = candidates[picked]
+    keys = np.log(np.maximum(utilities * alone, TINY)) + rng.gumbel(size=pool.size)  # draws without replacement
+    keys[rows] = -np.inf
+    drawn = np.argsort(-keys, kind="stable")[: k - len(rows)]
+    most = most_information(pool.member_probabilities)
+    shares = np.clip(np.concatenate([values, alone[drawn]]) / most, 0.0, 1.0)
+    return np.concatenate([rows, drawn]), shares, min(float(np.median(alone)) / most, 1.0)
+
+
+class Answers:
+    """Joint answers to the picks so far, each with its probability for every member.
+
+    Attributes:
+        chances: (s, t) probability of each joint answer if a member is right.
+        weights: (s,) how many joint answers each row stands for; ones while all of them are listed.
+    """
+
+    def __init__(self, chances: Floats, weights: Floats) -> None:
+        self.chances = chances
+        self.weights = weights
+
+    def entropy(self) -> float:
+        """Entropy of the joint answer."""
+        return float(self.weights @ entropies(self.chances.mean(axis=1)[:, None]))
+
+    def entropy_with(self, p: Floats) -> Floats:
+        """Entropy (m,) of the joint answer with one more task, for member probabilities (t, m, c).  O(s t m c)."""
+        n_members, n_tasks, n_classes = p.shape
+        joint = np.empty(n_tasks)
+        for start in range(0, n_tasks, JOINT_ROWS):
+            block = p[:, start : start + JOINT_ROWS]
+            both = (self.chances / n_members) @ block.reshape(n_members, -1)  # (s, b c)
+            spread = entropies(both.reshape(len(self.chances), -1, n_classes))  # (s, b)
+            joint[start : start + JOINT_ROWS] = self.weights @ spread
+        return joint
+
+    def extended(self, p: Floats, rng: np.random.Generator) -> Answers:
+        """Add the answers to a task with member probabilities (t, c); beyond 1,024 keep an unbiased sample."""
+        chances: Floats = (self.chances[:, None, :] * p.T).reshape(-1, self.chances.shape[1])
+        weights = np.repeat(self.weights, p.shape[1])
+        mass = weights * chances.mean(axis=1)
+        if len(mass) > MAX_ANSWERS:
+            marks = np.cumsum(mass) / mass.sum() * MAX_ANSWERS + rng.random()
+            copies = np.diff(np.floor(marks), prepend=np.floor(marks[0] - mass[0] / mass.sum() * MAX_ANSWERS))
+            kept = copies > 0
+            weights = copies[kept] * mass.sum() / MAX_ANSWERS / chances[kept].mean(axis=1)
+            chances = chances[kept]
+        return Answers(chances, weights)

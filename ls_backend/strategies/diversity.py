@@ -199,12 +199,12 @@ def core_set(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) ->
     n_done = 0
     labelled = pool.labelled_embeddings
     if labelled is not None and len(labelled):
-        nearest = _nearest(points, labelled)
+        nearest = nearest_distances(points, labelled)
     elif k:
         centre = points.mean(axis=0, keepdims=True)
-        first = int(np.argmax(weights * (MAX_DISTANCE - _nearest(points, centre))))
+        first = int(np.argmax(weights * (MAX_DISTANCE - nearest_distances(points, centre))))
         rows[0], values[0], n_done = order[first], MAX_DISTANCE, 1
-        nearest = _nearest(points, points[first : first + 1])
+        nearest = nearest_distances(points, points[first : first + 1])
         nearest[first] = -np.inf
     else:
         nearest = np.full(pool.size, MAX_DISTANCE)
@@ -215,12 +215,12 @@ def core_set(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) ->
         taken = block[picked]
         rows[n_done : n_done + len(taken)], values[n_done : n_done + len(taken)] = order[taken], distances
         n_done += len(taken)
-        np.minimum(nearest, _nearest(points, points[taken]), out=nearest)
+        np.minimum(nearest, nearest_distances(points, points[taken]), out=nearest)
         nearest[taken] = -np.inf
     return rows, values / MAX_DISTANCE, max(typical, 0.0) / MAX_DISTANCE
 
 
-def _nearest(points: Floats32, centres: Floats32) -> Floats:
+def nearest_distances(points: Floats32, centres: Floats32) -> Floats:
     """Distance (n,) of each point to the nearest of at least one centre."""
     nearest = np.empty(len(points))
     for start in range(0, len(points), NEAREST_ROWS):

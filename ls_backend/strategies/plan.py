@@ -59,6 +59,34 @@ PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
             "Doubtful, and between other classes than what is ahead.",
             {"uncertainty": _OFF, "diversity": {"method": "falcun"}},
         ),
+        "clue": (
+            "The middle of each group of doubtful tasks.",
+            {"uncertainty": _OFF, "diversity": {"method": "clue"}},
+        ),
+        "drop_query": (
+            "The answer changes when details are blanked out; one task of each group.",
+            {"uncertainty": _OFF, "diversity": {"method": "drop_query"}},
+        ),
+        "typiclust": (
+            "The most typical task of each group without labels.",
+            {"uncertainty": _OFF, "diversity": {"method": "typiclust"}},
+        ),
+        "cluster_margin": (
+            "The closest calls, from different groups in turns.",
+            {"uncertainty": _OFF, "diversity": {"method": "cluster_margin"}},
+        ),
+        "prob_cover": (
+            "Most tasks that nothing labelled is close to are close.",
+            {"uncertainty": _OFF, "diversity": {"method": "prob_cover"}},
+        ),
+        "bait": (
+            "Would pin down what the model says about the whole pool.",
+            {"uncertainty": _OFF, "diversity": {"method": "bait"}},
+        ),
+        "batch_bald": (
+            "Labels that settle together what a committee disputes.",
+            {"uncertainty": _OFF, "diversity": {"method": "batch_bald"}},
+        ),
         "max_herding": ("Coverage of the pool, without a model.", {"uncertainty": _OFF}),
         "uncertainty_herding": ("Coverage of doubtful tasks.", {}),
     }

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
 
 from ls_backend.strategies import Pool, committee, unit_rows
-from ls_backend.strategies.committee import bald, mean_kl, vote_entropy
+from ls_backend.strategies.committee import bald, batch_bald, mean_kl, vote_entropy
 
 
 def pool_of(members):
@@ -56,3 +58,65 @@ def test_what_no_label_can_settle_is_doubt_without_dispute():
     for measure in (bald, mean_kl):
         assert measure(pool) == pytest.approx([0, 1], abs=1e-6)
     assert vote_entropy(pool) == pytest.approx([0, 1], abs=1e-6)
+
+
+def joint_information(members, rows):
+    """Information of the joint answer about the member, by listing every answer."""
+    n_members, _, n_classes = members.shape
+    total = 0.0
+    for answer in itertools.product(range(n_classes), repeat=len(rows)):
+        chances = np.ones(n_members)
+        for row, label in zip(rows, answer, strict=True):
+            chances = chances * members[:, row, label]
+        joint = chances / n_members
+        total += np.sum(joint * np.log(np.maximum(joint, 1e-300) / (joint.sum() / n_members)))
+    return total
+
+
+def test_batch_bald_picks_what_listing_every_joint_answer_picks():
+    members = np.random.default_rng(4).dirichlet(np.full(3, 0.5), size=(4, 12))
+    weights = np.random.default_rng(5).random(12) + 0.5
+    rows, values, typical = batch_bald(pool_of(members), weights, 4, np.random.default_rng(0))
+    taken = []
+    for row, value in zip(rows.tolist(), values, strict=True):
+        gains = [joint_information(members, [*taken, other]) - joint_information(members, taken) for other in range(12)]
+        gains = np.where(np.isin(np.arange(12), taken), -1, weights * gains)
+        assert row == np.argmax(gains)
+        assert value == pytest.approx(gains[row] / weights[row] / np.log(3), abs=1e-5)
+        taken.append(row)
+    assert typical == pytest.approx(np.median([joint_information(members, [row]) for row in range(12)]) / np.log(3))
+
+
+def test_sampled_joint_answers_estimate_the_information_of_all(monkeypatch):
+    members = np.random.default_rng(4).dirichlet(np.full(3, 0.5), size=(6, 8))
+    exact = joint_information(members, range(6))
+    doubt = sum(scipy.stats.entropy(members[:, row], axis=1).mean() for row in range(6))
+    monkeypatch.setattr(committee, "MAX_ANSWERS", 60)
+    estimates = []
+    for seed in range(30):
+        rng, answers = np.random.default_rng(seed), committee.Answers(np.ones((1, 6)), np.ones(1))
+        for row in range(6):
+            before = answers.entropy_with(members[:, [row]])[0]
+            answers = answers.extended(members[:, row], rng)
+        assert len(answers.weights) <= 61
+        estimates.append(before - doubt)
+    assert np.mean(estimates) == pytest.approx(exact, abs=0.06)
+
+
+def test_batch_bald_does_not_ask_for_what_the_first_label_tells():
+    twins = np.repeat(np.eye(2)[:, None], 5, axis=1)  # two certain members that disagree about five tasks alike
+    other = np.array([[[0.7, 0.3]], [[0.3, 0.7]]])
+    rows, values, _ = batch_bald(
+        pool_of(np.concatenate([twins, other], axis=1)), np.ones(6), 6, np.random.default_rng(0)
+    )
+    assert values[0] == pytest.approx(1)
+    assert values[1:] == pytest.approx(np.zeros(5), abs=1e-6)
+    assert sorted(rows.tolist()) == list(range(6))
+
+
+def test_after_the_joint_picks_batch_bald_draws_by_the_information_of_each_task(monkeypatch):
+    monkeypatch.setattr(committee, "MAX_JOINT", 0)
+    pool = pool_of(np.random.default_rng(4).dirichlet(np.full(3, 0.5), size=(4, 6)))
+    firsts = [int(batch_bald(pool, np.ones(6), 2, np.random.default_rng(seed))[0][0]) for seed in range(2000)]
+    expected = bald(pool) / bald(pool).sum() * 2000
+    assert scipy.stats.chisquare(np.bincount(firsts, minlength=6), expected).pvalue > 1e-3

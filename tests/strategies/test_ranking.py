@@ -244,6 +244,7 @@ def test_a_method_that_needs_what_the_pool_lacks_says_so():
     [
         ("bald", "member_probabilities", "a committee of heads"),
         ("expected_cost", "cost_matrix", "the cost of every answer"),
+        ("drop_query", "dropout_probabilities", "a few dropout masks"),
         ("learning_loss", "predicted_loss", "out-of-fold losses"),
     ],
 )
