@@ -162,6 +162,7 @@ class Diversity(Words):
 class Balance(Words):
     """How much the likely classes of a task are missing among the labels."""
 
+    method: str = Field(default="deficit", description="How missing classes are measured.")
     target: Literal["uniform", "input"] | dict[str, Annotated[float, Field(ge=0)]] = Field(
         default="uniform",
         description="Wanted class shares: uniform, input (as the model sees the pool), or a share for each class.",

@@ -6,11 +6,12 @@
 Embeddings of more than 64 dimensions are reduced inside `rank`. Who ranks the same tasks again and again can do that
 once: `fit_reduction(embeddings).apply(...)`, for pool and labelled tasks alike, and pass the result as embeddings.
 
-Own methods: decorate a function with `scorer`, `gain` or `picker` in a module named in the entry-point group
-`ls_backend.strategies`.
+Own methods: decorate a function with `scorer`, `gain`, `picker` or `balancer` in a module named in the entry-point
+group `ls_backend.strategies`.
 """
 
 from ls_backend.strategies import (
+    balance,
     balls,
     clustering,
     committee,
@@ -24,7 +25,7 @@ from ls_backend.strategies.plan import Plan, presets
 from ls_backend.strategies.pool import Pool, unit_rows
 from ls_backend.strategies.ranking import Ranking, rank
 from ls_backend.strategies.reduction import Reduction, fit_reduction
-from ls_backend.strategies.registry import Gain, Strategy, gain, picker, scorer, strategies
+from ls_backend.strategies.registry import Balancer, Gain, Strategy, balancer, gain, picker, scorer, strategies
 
 BUILT_IN = (
     uncertainty,
@@ -34,17 +35,20 @@ BUILT_IN = (
     clustering,
     balls,
     fisher,
+    balance,
     representativeness,
 )  # importing them registers their methods
 
 __all__ = [
     "BUILT_IN",
+    "Balancer",
     "Gain",
     "Plan",
     "Pool",
     "Ranking",
     "Reduction",
     "Strategy",
+    "balancer",
     "fit_reduction",
     "gain",
     "picker",

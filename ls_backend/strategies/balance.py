@@ -6,7 +6,9 @@ import numpy as np
 
 from ls_backend.errors import StrategyError, StrategyNotReady
 from ls_backend.settings import Balance, Value
+from ls_backend.strategies import registry
 from ls_backend.strategies.pool import Floats, Floats32, Pool
+from ls_backend.strategies.registry import Balancer, balancer
 
 MIN_SHARE = 1e-6
 
@@ -40,19 +42,137 @@ class ClassDeficit:
         self._counts += probabilities
 
 
-def class_deficit(pool: Pool, balance: Balance) -> ClassDeficit:
+class MinorityFirst(ClassDeficit):
+    """The same with sharper teeth: the class with fewest labels for its share counts 1, the others in proportion."""
+
+    def of_classes(self) -> Floats:
+        """Return (c,) weights in (0, 1]; 1 is the class with the fewest labels for its share."""
+        weights: Floats = 1.0 / (1.0 + self._counts / (self._shares * len(self._shares)))
+        weights /= weights.max()
+        return weights
+
+
+class Shortfall:
+    """How much of what is missing for balance a task fills: (1 + |O|_1 - |O - p|_1) / 2, O the labels missing.
+
+    O_c = t_c (sum(n) + k) - n_c: at the end of a batch of k every class should have its share. A class that has more
+    than that already counts against a task. Picks count at once, by their probabilities.  O(n c) for each evaluation.
+    """
+
+    def __init__(self, counts: Floats, shares: Floats, k: int) -> None:
+        self._missing = shares * (counts.sum() + k) - counts
+
+    def of_classes(self) -> Floats:
+        """Return (c,) missing labels over the most of any class, 0 to 1."""
+        missing = np.maximum(self._missing, 0.0)
+        shares: Floats = missing / max(float(missing.max()), MIN_SHARE)
+        return shares
+
+    def of_tasks(self, probabilities: Floats32) -> Floats:
+        """Return (n,) from 0 (only classes that have enough) to 1 (only classes that lack labels), for (n, c)."""
+        after = np.abs(self._missing - probabilities.astype(np.float64)).sum(axis=1)
+        filled: Floats = np.clip((1.0 + np.abs(self._missing).sum() - after) / 2.0, 0.0, 1.0)
+        return filled
+
+    def add(self, probabilities: Floats32) -> None:
+        """Count one task by its probabilities (c,)."""
+        self._missing -= probabilities
+
+
+@balancer(
+    "deficit",
+    objective="balance",
+    needs={"probabilities"},
+    formula="sum_c p_c / (1 + n_c / (t_c sum(n))), n follows the picks",
+    source="after Aggarwal, Popescu & Hudelot 2022, Minority Class Oriented Active Learning for Imbalanced Datasets, "
+    "arXiv:2202.00390",
+    cost="O(n c) for each pick",
+    use_when="Always, on top of coverage: it costs nothing while classes are balanced.",
+    fails_when="On plain doubt instead of coverage it does harm.",
+    words="likely of a class that lacks labels",
+)
+def deficit(counts: Floats, shares: Floats, k: int) -> ClassDeficit:  # noqa: ARG001 - every balancer is told k
+    """Classes with fewer labels than their share come first.
+
+    Args:
+        counts: (c,) labels so far.
+        shares: (c,) wanted shares, sum 1.
+        k: Size of the batch; the same for every size here.
+
+    Returns:
+        The state of a batch; it judges tasks (n,).
+    Source: after Aggarwal, Popescu & Hudelot 2022.
+    """
+    return ClassDeficit(counts, shares)
+
+
+@balancer(
+    "minority",
+    objective="balance",
+    needs={"probabilities"},
+    formula="sum_c p_c w_c / max w, w_c = 1 / (1 + n_c / (t_c c)), n follows the picks",
+    source="Aggarwal, Popescu & Hudelot 2022, Minority Class Oriented Active Learning for Imbalanced Datasets, "
+    "arXiv:2202.00390, with probabilities for predictions",
+    cost="O(n c) for each pick",
+    use_when="Strong imbalance: one label against a hundred counts fully.",
+    fails_when="Balanced classes, where it chases small differences of the counts; on plain doubt.",
+    words="likely of the class with the fewest labels",
+)
+def minority(counts: Floats, shares: Floats, k: int) -> MinorityFirst:  # noqa: ARG001 - every balancer is told k
+    """The class with the fewest labels comes first, by how many fewer it has.
+
+    Args:
+        counts: (c,) labels so far.
+        shares: (c,) wanted shares, sum 1; uniform ones compare the counts themselves.
+        k: Size of the batch; the same for every size here.
+
+    Returns:
+        The state of a batch; it judges tasks (n,).
+    Source: Aggarwal, Popescu & Hudelot 2022.
+    """
+    return MinorityFirst(counts, shares)
+
+
+@balancer(
+    "cbal",
+    objective="balance",
+    needs={"probabilities"},
+    formula="(1 + |O|_1 - |O - p|_1) / 2, O_c = t_c (sum(n) + k) - n_c labels missing, O follows the picks",
+    source="Bengar, van de Weijer, Fuentes & Raducanu 2022, Class-Balanced Active Learning for Image Classification, "
+    "arXiv:2110.04543, equation 4, greedy and as a factor instead of a term",
+    cost="O(n c) for each pick",
+    use_when="A batch should even out the classes by its end, and not one by one.",
+    fails_when="Small batches under strong imbalance: all rare classes count alike.",
+    words="fills what the batch lacks for balance",
+)
+def cbal(counts: Floats, shares: Floats, k: int) -> Shortfall:
+    """The batch as a whole brings every class to its share.
+
+    Args:
+        counts: (c,) labels so far.
+        shares: (c,) wanted shares, sum 1.
+        k: Size of the batch.
+
+    Returns:
+        The state of a batch; it judges tasks (n,).
+    Source: Bengar et al. 2022, equation 4.
+    """
+    return Shortfall(counts, shares, k)
+
+
+def class_deficit(pool: Pool, balance: Balance, k: int) -> Balancer:
     """Compare the labels so far with the wanted class shares.
 
     Args:
         pool: Tasks with probabilities (n, c).
-        balance: Target shares.
+        balance: Method and target shares.
+        k: Size of the batch.
 
     Returns:
         The deficit at the start of a batch; classes that are not wanted at all have almost none.
 
     Raises:
         StrategyError: If the target names a class that does not exist, or wants nothing.
-    Source: after Aggarwal, Popescu & Hudelot 2022, arXiv:2202.00390; the weight goes on a coverage gain, not on doubt.
     """
     probabilities = pool.probabilities
     assert probabilities is not None  # only asked for when there is a model
@@ -68,7 +188,8 @@ def class_deficit(pool: Pool, balance: Balance) -> ClassDeficit:
         shares = shares / shares.sum()
     else:
         shares = np.full(n_classes, 1.0 / n_classes)
-    return ClassDeficit(counts, shares)
+    state: Balancer = registry.find("balance", balance.method).function(counts, shares, k)
+    return state
 
 
 def value(pool: Pool, worth: Value) -> Floats:

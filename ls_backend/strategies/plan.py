@@ -87,6 +87,14 @@ PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
             "Labels that settle together what a committee disputes.",
             {"uncertainty": _OFF, "diversity": {"method": "batch_bald"}},
         ),
+        "minority": (
+            "Coverage of doubtful tasks, the class with the fewest labels first.",
+            {"balance": {"method": "minority"}},
+        ),
+        "cbal": (
+            "Belief is spread, and the batch brings every class to its share.",
+            {"uncertainty": {"method": "entropy"}, "diversity": _OFF, "balance": {"method": "cbal"}},
+        ),
         "max_herding": ("Coverage of the pool, without a model.", {"uncertainty": _OFF}),
         "uncertainty_herding": ("Coverage of doubtful tasks.", {}),
     }
@@ -116,7 +124,7 @@ class Plan:
         if not 0 <= self.explore <= 1:
             raise SettingsError(f"explore is {self.explore}; expected a share from 0 to 1. Correct it.")
         object.__setattr__(self, "objectives", _resolved(self.objectives))
-        for objective in ("uncertainty", "diversity", "representativeness"):
+        for objective in ("uncertainty", "diversity", "representativeness", "balance"):
             registry.find(objective, getattr(self.objectives, objective).method)
 
     @property

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ls_backend.errors import StrategyError, StrategyNotReady
 from ls_backend.settings import Diversity
 from ls_backend.strategies import metadata, registry
-from ls_backend.strategies.balance import ClassDeficit, class_deficit, value
+from ls_backend.strategies.balance import class_deficit, value
 from ls_backend.strategies.plan import Plan
 from ls_backend.strategies.pool import Floats, Pool
 from ls_backend.strategies.search import powered
@@ -41,6 +41,7 @@ class Problem:
         factors: Name to ((n,) factor in [0, 1], strength), for those that do not change during a search.
         deficits: (n,) class deficits at the start; None without balancing.
         last: (n,) tasks that come after all others.
+        k: Size of the batch.
     """
 
     view: Pool
@@ -50,6 +51,7 @@ class Problem:
     factors: dict[str, tuple[Floats, float]]
     deficits: Floats | None
     last: NDArray[np.bool_]
+    k: int
 
     @property
     def method(self) -> registry.Strategy | None:
@@ -81,17 +83,18 @@ class Problem:
             return np.ones(self.view.size)
         return powered(self.deficits, self.plan.objectives.balance.strength)
 
-    def deficit(self) -> ClassDeficit:
+    def deficit(self) -> registry.Balancer:
         """A fresh count of what is missing, for a search to keep."""
-        return class_deficit(self.view, self.plan.objectives.balance)
+        return class_deficit(self.view, self.plan.objectives.balance, self.k)
 
 
-def concrete(view: Pool, plan: Plan) -> Problem:
+def concrete(view: Pool, plan: Plan, k: int) -> Problem:
     """Decide what counts for this pool, and judge every task.
 
     Args:
         view: n tasks as `reduction.view` makes them.
         plan: Objectives.
+        k: Size of the batch.
 
     Returns:
         The problem. Without probabilities the objectives that ask for a model drop out; if that leaves no redundancy
@@ -112,7 +115,7 @@ def concrete(view: Pool, plan: Plan) -> Problem:
     factors = _factors(view, plan, typicality)
     deficits = None
     if view.probabilities is not None and wanted.balance.strength:
-        deficits = class_deficit(view, wanted.balance).of_tasks(view.probabilities)
+        deficits = class_deficit(view, wanted.balance, k).of_tasks(view.probabilities)
     nothing = not factors and not diversity.strength and deficits is None
     return Problem(
         view=view,
@@ -122,6 +125,7 @@ def concrete(view: Pool, plan: Plan) -> Problem:
         factors=factors,
         deficits=deficits,
         last=_outliers(typicality, wanted.representativeness.drop_outliers, view.size),
+        k=k,
     )
 
 
@@ -150,6 +154,8 @@ def methods_in_use(plan: Plan, *, has_model: bool) -> list[registry.Strategy]:
         methods.append(registry.find("uncertainty", wanted.uncertainty.method))
     if wanted.representativeness.strength or wanted.representativeness.drop_outliers:
         methods.append(registry.find("representativeness", wanted.representativeness.method))
+    if has_model and wanted.balance.strength:
+        methods.append(registry.find("balance", wanted.balance.method))
     diversity = _diversity(plan, has_model=has_model)
     if diversity.strength:
         methods.append(registry.find("diversity", diversity.method))

@@ -90,10 +90,10 @@ def rank(pool: Pool, plan: Plan, k: int, rng: np.random.Generator) -> Ranking:
     keep = metadata.admitted(pool, plan.objectives.metadata)
     order = np.arange(pool.size) if pool.ids is None else np.argsort(pool.ids)
     rows = order[keep[order]]
+    k = min(k, len(rows))
     in_use = methods_in_use(plan, has_model=pool.probabilities is not None)
     distances = any("embeddings" in method.needs for method in in_use)
-    problem = concrete(reduction.view(pool, rows, distances=distances), plan)
-    k = min(k, len(rows))
+    problem = concrete(reduction.view(pool, rows, distances=distances), plan, k)
     explore = _explored(plan.explore, k, rng)
     by_picker = problem.method is not None and problem.method.kind == "picker"
     batch = (_by_picker if by_picker else _by_search)(problem, k, explore, rng)

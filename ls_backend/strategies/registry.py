@@ -1,10 +1,11 @@
 """The one table of methods: a method is a decorated function, and everything that lists methods reads this table.
 
-Three kinds. A *scorer* judges each task by itself: `(pool) -> (n,) utilities in [0, 1]`, higher means label sooner. A
+Four kinds. A *scorer* judges each task by itself: `(pool) -> (n,) utilities in [0, 1]`, higher means label sooner. A
 *gain* is a scorer that knows redundancy: it hands the greedy search an object whose bounds fall as tasks are taken. A
 *picker* chooses a whole batch by itself: `(pool, utilities (n,), k, rng) -> (rows (k,), values (k,), median)`, its own
-factor from 0 to 1 at each pick and the median of that factor over the pool. All of them see the pool after
-`reduction.view`: at most 64 dimensions, filtered, in order of task id.
+factor from 0 to 1 at each pick and the median of that factor over the pool. A *balancer* is given label counts (c,),
+wanted shares (c,) and k, and hands out an object that judges tasks by their probabilities alone. All others see the
+pool after `reduction.view`: at most 64 dimensions, filtered, in order of task id.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 
 from ls_backend.errors import StrategyError, StrategyUnknown
-from ls_backend.strategies.pool import Floats, Indices, Pool
+from ls_backend.strategies.pool import Floats, Floats32, Indices, Pool
 
-Kind = Literal["scorer", "gain", "picker"]
+Kind = Literal["scorer", "gain", "picker", "balancer"]
 ENTRY_POINT_GROUP = "ls_backend.strategies"
 
 
@@ -41,6 +42,19 @@ class Gain(Protocol):
 
     def take(self, row: int) -> None:
         """Count this candidate row as labelled."""
+
+
+class Balancer(Protocol):
+    """What labels of each class are worth for balance, given the tasks taken so far; all values from 0 to 1."""
+
+    def of_classes(self) -> Floats:
+        """Return the worth (c,) of a label of each class."""
+
+    def of_tasks(self, probabilities: Floats32) -> Floats:
+        """Return the worth (n,) of tasks with probabilities (n, c)."""
+
+    def add(self, probabilities: Floats32) -> None:
+        """Count one task by its probabilities (c,)."""
 
 
 Scorer = Callable[[Pool], Floats]
@@ -131,6 +145,7 @@ def register(
 scorer = partial(register, kind="scorer")
 gain = partial(register, kind="gain")
 picker = partial(register, kind="picker")
+balancer = partial(register, kind="balancer")
 
 
 @cache

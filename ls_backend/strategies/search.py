@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ls_backend.strategies.balance import ClassDeficit
 from ls_backend.strategies.pool import Floats, Floats32, Indices
-from ls_backend.strategies.registry import Gain
+from ls_backend.strategies.registry import Balancer, Gain
 
 REFRESH_ROWS = 16
 MAX_SEARCHED = 5000
@@ -27,7 +26,7 @@ class Balancing:
         strength: Exponent.
     """
 
-    deficit: ClassDeficit
+    deficit: Balancer
     probabilities: Floats32
     strength: float
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ls_backend.errors import StrategyError, StrategyNotReady
 from ls_backend.settings import Balance, Value
 from ls_backend.strategies import Pool, unit_rows
-from ls_backend.strategies.balance import class_deficit, value
+from ls_backend.strategies.balance import cbal, class_deficit, minority, value
 
 
 def pool_of(probabilities, counts=None, names=("cat", "dog", "eel")):
@@ -16,7 +17,7 @@ def pool_of(probabilities, counts=None, names=("cat", "dog", "eel")):
 
 
 def deficits(counts, balance=Balance(), probabilities=((0.5, 0.25, 0.25),)):  # noqa: B008 - frozen
-    return class_deficit(pool_of(probabilities, counts), balance).of_classes()
+    return class_deficit(pool_of(probabilities, counts), balance, 9).of_classes()
 
 
 def test_a_class_at_the_mean_count_is_worth_half_and_one_without_labels_everything():
@@ -50,13 +51,13 @@ def test_impossible_targets_are_refused(target, expected):
 
 def test_a_target_by_name_needs_class_names():
     with pytest.raises(StrategyNotReady, match="no class names"):
-        class_deficit(pool_of([[0.5, 0.5]], names=None), Balance(target={"cat": 1}))
+        class_deficit(pool_of([[0.5, 0.5]], names=None), Balance(target={"cat": 1}), 9)
 
 
 @given(st.lists(st.integers(0, 50), min_size=3, max_size=3), st.integers(0, 2))
 def test_a_pick_makes_its_class_less_wanted_and_leaves_the_pool_counts_alone(counts, index):
     pool = pool_of(np.eye(3), counts)
-    deficit = class_deficit(pool, Balance())
+    deficit = class_deficit(pool, Balance(), 9)
     before = deficit.of_classes()
     deficit.add(np.eye(3, dtype=np.float32)[index])
     after = deficit.of_classes()
@@ -75,3 +76,64 @@ def test_value_is_the_expected_worth_of_a_label():
 def test_value_of_a_class_that_does_not_exist_is_refused():
     with pytest.raises(StrategyError, match="'cow'"):
         value(pool_of(np.eye(3)), Value(classes={"cow": 4.0}))
+
+
+def test_minority_weighs_a_class_by_how_few_labels_it_has_next_to_the_rarest():
+    counts = (40, 3, 9)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), size=20)
+    state = minority(np.array(counts), np.full(3, 1 / 3), 5)
+    weights = [1 / (n + 1) for n in counts]
+    expected = [sum(p * w for p, w in zip(row, weights, strict=True)) / max(weights) for row in probabilities]
+    assert state.of_tasks(probabilities) == pytest.approx(expected)
+    for _ in range(6):
+        state.add(np.array([0, 1.0, 0]))
+    assert np.argmax(state.of_classes()) == 1, "3 + 6 labels are no more than 9"
+
+
+def test_cbal_counts_how_much_of_what_is_missing_a_task_fills():
+    probabilities = np.random.default_rng(1).dirichlet(np.full(3, 0.4), size=30)
+    state, missing = cbal(np.array([20, 4, 0]), np.full(3, 1 / 3), 6), np.array([-10.0, 6, 10])
+    for task in range(5):
+        expected = [(1 + np.abs(missing).sum() - np.abs(missing - row).sum()) / 2 for row in probabilities]
+        assert state.of_tasks(probabilities) == pytest.approx(expected)
+        state.add(probabilities[task])
+        missing -= probabilities[task]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_taken_one_by_one_a_batch_comes_most_of_the_way_from_chance_to_the_best_balance(seed):
+    rng = np.random.default_rng(seed)
+    probabilities, counts, k = rng.dirichlet(np.full(4, 0.4), size=40), rng.integers(0, 8, size=4), 8
+    missing = (counts.sum() + k) / 4 - counts
+    state, left, batch = cbal(counts, np.full(4, 0.25), k), np.ones(40, dtype=bool), np.zeros(4)
+    for _ in range(k):
+        best = int(np.argmax(np.where(left, state.of_tasks(probabilities), -1)))
+        left[best] = False
+        state.add(probabilities[best])
+        batch += probabilities[best]
+    # the paper's integer programme: choices z, and slacks s >= |P'z - missing| to be minimised
+    above = np.hstack([probabilities.T, -np.eye(4)])
+    below = np.hstack([-probabilities.T, -np.eye(4)])
+    best = scipy.optimize.milp(
+        np.concatenate([np.zeros(40), np.ones(4)]),
+        integrality=np.concatenate([np.ones(40), np.zeros(4)]),
+        bounds=scipy.optimize.Bounds(0, np.concatenate([np.ones(40), np.full(4, np.inf)])),
+        constraints=[
+            scipy.optimize.LinearConstraint(above, ub=missing),
+            scipy.optimize.LinearConstraint(below, ub=-missing),
+            scipy.optimize.LinearConstraint(np.concatenate([np.ones(40), np.zeros(4)])[None], k, k),
+        ],
+        options={"time_limit": 2.0},
+    )
+    by_chance = np.mean(
+        [np.abs(probabilities[rng.permutation(40)[:k]].sum(axis=0) - missing).sum() for _ in range(300)]
+    )
+    assert np.abs(batch - missing).sum() - best.fun <= 0.25 * (by_chance - best.fun)
+
+
+@pytest.mark.parametrize("method", ["minority", "cbal"])
+def test_the_settings_choose_how_missing_classes_are_measured(method):
+    pool = pool_of(np.eye(3), [9, 1, 5])
+    worth = class_deficit(pool, Balance(method=method), 3).of_tasks(pool.probabilities)
+    assert np.argmax(worth) == 1
+    assert ((worth >= 0) & (worth <= 1)).all()

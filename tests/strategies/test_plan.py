@@ -38,6 +38,7 @@ def test_a_rule_that_only_filters_has_no_preference_unless_it_says_so():
     [
         ({"preset": "margn"}, "'margn'.*did you mean 'margin'"),
         ({"objectives": {"uncertainty": {"method": "entrpy"}}}, "uncertainty method 'entrpy'.*'entropy'"),
+        ({"objectives": {"balance": {"method": "minorty"}}}, "balance method 'minorty'.*'minority'"),
         ({"objectives": {"diversity": {"method": "zzz"}}}, "known: .*core_set, coverage.*; choose one"),
     ],
 )
