@@ -29,8 +29,8 @@ GRACE = timedelta(minutes=15)
 UNCOLLECTED_ROWS = 800
 """Rows of old windows beyond which the grace ends early, oldest window first."""
 
-KEPT_ROWS = 3_500
-"""Kept rows beyond which the oldest go early, except of tasks that are held: Label Studio stays quick."""
+KEPT_ROWS = 4_000
+"""Kept rows beyond which the oldest go early, except what somebody was served last: Label Studio stays quick."""
 
 SINGLE_DELETES = 10
 """Expired rows deleted in one go; each costs Label Studio about 70 ms."""
@@ -219,31 +219,36 @@ def held_tasks(context: Context, window: Window) -> set[int]:
     for one in answers:
         if one.made_at >= window.replaced_at:
             afterwards.setdefault(one.annotator_id, one.task_id)
-    known = {*answered, *afterwards.values(), *held_now(context, window.project_id)}
+    held = {task_id for _, task_id in held_now(context, window.project_id)}
+    known = {*answered, *afterwards.values(), *held}
     others = [task_id for task_id in window.task_ids if task_id not in known]
     return known & set(window.task_ids) | set(others[:NEWCOMERS])
 
 
-def held_now(context: Context, project_id: int) -> set[int]:
-    """Return a small set with the task of every annotator who has answered one lately: what he was served next.
+def held_now(context: Context, project_id: int) -> set[tuple[str, int]]:
+    """Return (version, task id) of what each annotator was served after his latest answer: he may hold it still.
 
-    Label Studio does not tell its locks, but serves the next task within a second of an answer: the first one then
-    available that nobody else holds.
+    Label Studio does not tell its locks, but serves the next task within a second of an answer: the first of the
+    window in force that is not answered and that nobody else holds. The one behind it is named, too, in case somebody
+    unknown holds the first.
     """
     store = context.store
     latest = store.tasks.latest_answers(project_id, datetime.now(UTC) - ACTIVE)
     served = [
-        (annotator_id, at, window)
-        for annotator_id, at in latest.items()
+        (annotator_id, window)
+        for annotator_id, at in sorted(latest.items(), key=lambda item: item[1])
         for window in store.windows.serving(project_id, at - CLOCKS, at + CLOCKS)
     ]
-    earliest = min((window.flipped_at or at for _, at, window in served), default=datetime.now(UTC))
+    earliest = min((window.flipped_at for _, window in served if window.flipped_at), default=datetime.now(UTC))
     answers = store.tasks.answers_since(project_id, earliest)
-    held: set[int] = set()
-    for annotator_id, at, window in served:
-        theirs = [one for one in answers if one.made_at <= at]
-        gone = {one.task_id for one in theirs if not one.skipped or one.annotator_id == annotator_id}
-        held.update([task_id for task_id in window.task_ids if task_id not in gone][: len(latest) + 1])
+    held: set[tuple[str, int]] = set()
+    taken: dict[int, int] = {}
+    for annotator_id, window in served:
+        gone = {one.task_id for one in answers if not one.skipped or one.annotator_id == annotator_id}
+        gone |= {task_id for task_id, holder_id in taken.items() if holder_id != annotator_id}
+        free = [task_id for task_id in window.task_ids if task_id not in gone][:2]
+        taken |= dict.fromkeys(free[:1], annotator_id)
+        held |= {(window.version, task_id) for task_id in free}
     return held
 
 
@@ -292,7 +297,7 @@ def _drop_kept(context: Context, project: Project) -> None:
     surplus = kept[: max(0, len(kept) - KEPT_ROWS)]
     held = held_now(context, project.id) if surplus else set()
     due = [row for row in kept if row.kept_at < now - KEPT_FOR]
-    due += [row for row in surplus[len(due) :] if row.task_id not in held]
+    due += [row for row in surplus[len(due) :] if (row.version, row.task_id) not in held]
     for row in due[:SINGLE_DELETES]:
         context.client(project).delete_prediction(row.prediction_id)
         context.store.windows.forget_kept(project.id, [row.prediction_id])

@@ -218,6 +218,38 @@ def test_an_answered_task_keeps_its_row_so_that_the_answer_can_be_corrected(make
     assert kept[answered] == shown[answered]
 
 
+def test_a_held_task_shown_again_from_the_middle_of_a_later_window_can_be_submitted(make_lab):
+    lab = make_lab(30, labelled=6)
+    lab.update()
+    lab.label(lab.client.next_task(lab.pid)["id"])
+    held = lab.client.next_task(lab.pid)["id"]
+    lab.update()
+    others = [task_id for task_id in lab.queue() if task_id != held]
+    publish(lab, [*others[:12], held, *others[12:]], generation=lab.context.store.projects.bump(lab.pid))
+    reloaded = lab.client.next_task(lab.pid)
+    assert reloaded["id"] == held
+    for _ in range(2):
+        publish(lab, [*others, held], generation=lab.context.store.projects.bump(lab.pid))
+    publishing.collect(lab.context, lab.project, budget_s=60, force=True)
+    assert lab.label(held, parent_prediction=reloaded["predictions"][0]["id"]) > 0
+
+
+def test_kept_rows_never_pile_up_beyond_their_bound_except_those_of_held_tasks(make_lab, monkeypatch):
+    lab = make_lab(30, labelled=6)
+    lab.update()
+    lab.label(lab.client.next_task(lab.pid)["id"])
+    held = lab.client.next_task(lab.pid)
+    lab.update()
+    monkeypatch.setattr(publishing, "KEPT_ROWS", 4)
+    others = [task_id for task_id in lab.queue() if task_id != held["id"]]
+    for turn in range(5):
+        order = [*others[turn:], *others[:turn], held["id"]]
+        publish(lab, order, generation=lab.context.store.projects.bump(lab.pid))
+        publishing.collect(lab.context, lab.project, budget_s=60, force=True)
+    assert lab.client.version_counts(lab.pid)["al-kept"] <= 4 + 4, "two rows are served last, in two windows at most"
+    assert lab.label(held["id"], parent_prediction=held["predictions"][0]["id"]) > 0
+
+
 def test_old_windows_wait_for_their_grace(make_lab):
     lab = make_lab(10)
     lab.update()
