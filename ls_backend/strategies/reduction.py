@@ -122,7 +122,7 @@ def view(pool: Pool, rows: Indices, *, distances: bool) -> Pool:
         ids=None if pool.ids is None else pool.ids[rows],
         member_probabilities=None if pool.member_probabilities is None else pool.member_probabilities[:, rows],
         dropout_probabilities=None if pool.dropout_probabilities is None else pool.dropout_probabilities[:, rows],
-        labelled_probabilities=pool.labelled_probabilities,
+        labelled_probabilities=pool.labelled_probabilities if distances else None,
         cost_matrix=pool.cost_matrix,
         predicted_loss=None if pool.predicted_loss is None else pool.predicted_loss[rows],
     )

@@ -1,0 +1,147 @@
+"""What holds for every method of the registry, whoever wrote it."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from ls_backend.errors import PoolInvalid
+from ls_backend.strategies import Plan, Pool, rank, strategies, unit_rows
+
+METHODS = [(method.objective, method.name) for method in strategies()]
+BY_TASK = {"embeddings": 0, "probabilities": 0, "predicted_loss": 0, "ids": 0}
+BY_MEMBER = {"member_probabilities": 1, "dropout_probabilities": 1}
+
+
+def plan_of(objective, name):
+    """The method alone, with nothing beside it that could decide."""
+    chosen = {objective: {"method": name, "strength": 1}}
+    return Plan.from_json({"preset": "random", "objectives": chosen, "explore": 0})
+
+
+def make_pool(n=60, d=80, c=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return Pool(
+        embeddings=unit_rows(rng.normal(size=(n, d))),
+        probabilities=rng.dirichlet(np.full(c, 0.6), size=n),
+        labelled_embeddings=unit_rows(rng.normal(size=(5, d))),
+        labelled_counts=[3, 2, 0][:c],
+        class_names=tuple("abc"[:c]),
+        ids=rng.permutation(1000)[:n],
+        member_probabilities=rng.dirichlet(np.full(c, 0.4), size=(4, n)),
+        dropout_probabilities=rng.dirichlet(np.full(c, 0.4), size=(3, n)),
+        labelled_probabilities=rng.dirichlet(np.full(c, 0.4), size=5),
+        cost_matrix=1 - np.eye(c),
+        predicted_loss=rng.random(n),
+    )
+
+
+def rows_of(pool, rows):
+    taken = {name: getattr(pool, name).take(rows, axis=axis) for name, axis in {**BY_TASK, **BY_MEMBER}.items()}
+    return replace(pool, **taken)
+
+
+def alike(pool, name):
+    """The pool with the same value in every task."""
+    values = getattr(pool, name)
+    axis = {**BY_TASK, **BY_MEMBER}[name]
+    return replace(pool, **{name: values.take(np.zeros(pool.size, dtype=int), axis=axis)})
+
+
+def certain(pool):
+    beliefs = np.tile([1.0, 0.0, 0.0], (pool.size, 1))
+    return replace(
+        pool,
+        probabilities=beliefs,
+        member_probabilities=np.repeat(beliefs[None], 4, axis=0),
+        dropout_probabilities=np.repeat(beliefs[None], 3, axis=0),
+        labelled_probabilities=beliefs[:5],
+        labelled_counts=[5, 0, 0],
+    )
+
+
+def assert_complete(ranking, k):
+    assert len(ranking.indices) == len(set(ranking.indices.tolist())) == k
+    assert np.isfinite(ranking.utilities).all()
+    for values in ranking.factors.values():
+        assert ((values >= 0) & (values <= 1)).all()
+
+
+@pytest.mark.parametrize(("objective", "name"), METHODS)
+@pytest.mark.parametrize("k", [0, 1, 13, 60])
+def test_any_number_of_tasks_is_picked_once_each_with_a_reason(objective, name, k):
+    ranking = rank(make_pool(), plan_of(objective, name), k, np.random.default_rng(0))
+    assert_complete(ranking, k)
+    assert len(ranking.reasons) == k
+
+
+@pytest.mark.parametrize(("objective", "name"), METHODS)
+def test_more_tasks_than_there_are_cannot_be_picked(objective, name):
+    with pytest.raises(PoolInvalid, match=r"61 .* 60"):
+        rank(make_pool(), plan_of(objective, name), 61, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("objective", "name"), METHODS)
+def test_the_same_seed_gives_the_same_order_whatever_the_order_of_the_rows(objective, name):
+    pool, plan = make_pool(), plan_of(objective, name)
+    mixed = rows_of(pool, np.random.default_rng(7).permutation(60))
+    first, again, other = (rank(each, plan, 20, np.random.default_rng(3)) for each in (pool, pool, mixed))
+    assert first.indices.tolist() == again.indices.tolist()
+    assert pool.ids[first.indices].tolist() == mixed.ids[other.indices].tolist()
+    assert first.reasons == again.reasons == other.reasons
+
+
+@pytest.mark.parametrize(("objective", "name"), METHODS)
+def test_no_array_of_the_pool_is_changed(objective, name):
+    pool = make_pool()
+    arrays = {item.name: getattr(pool, item.name) for item in fields(Pool)}
+    before = {key: value.copy() for key, value in arrays.items() if isinstance(value, np.ndarray)}
+    for key in before:
+        arrays[key].setflags(write=False)
+    rank(pool, plan_of(objective, name), 30, np.random.default_rng(0))
+    assert all(np.array_equal(arrays[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize(("objective", "name"), METHODS)
+@pytest.mark.parametrize("field", ["embeddings", "probabilities", "member_probabilities", "dropout_probabilities"])
+def test_tasks_that_are_all_the_same_are_still_ranked(objective, name, field):
+    pool = alike(make_pool(), field)
+    assert_complete(rank(pool, plan_of(objective, name), 60, np.random.default_rng(0)), 60)
+
+
+@pytest.mark.parametrize(("objective", "name"), METHODS)
+def test_a_model_that_knows_one_class_only_and_embeddings_of_nothing_are_ranked(objective, name):
+    pool = certain(make_pool())
+    assert_complete(rank(pool, plan_of(objective, name), 25, np.random.default_rng(0)), 25)
+    blank = replace(pool, embeddings=np.zeros((60, 80)), labelled_embeddings=None, labelled_probabilities=None)
+    assert_complete(rank(blank, plan_of(objective, name), 25, np.random.default_rng(0)), 25)
+
+
+@pytest.mark.parametrize(("objective", "name"), METHODS)
+def test_a_pool_of_one_task_or_none_is_ranked(objective, name):
+    for n in (0, 1):
+        pool = rows_of(make_pool(), np.arange(n))
+        assert_complete(rank(pool, plan_of(objective, name), n, np.random.default_rng(0)), n)
+
+
+@pytest.mark.parametrize(("objective", "name"), METHODS)
+def test_before_the_first_model_everything_that_asks_for_one_gives_way(objective, name):
+    pool = replace(make_pool(), **dict.fromkeys(["probabilities", *BY_MEMBER, "predicted_loss"]))
+    ranking = rank(pool, plan_of(objective, name), 10, np.random.default_rng(0))
+    assert_complete(ranking, 10)
+    assert ranking.regime == "cold start"
+
+
+@pytest.mark.parametrize(("objective", "name"), [key for key in METHODS if key[0] == "diversity"])
+def test_a_preference_pulls_tasks_into_the_batch_the_more_the_stronger_it_is(objective, name):
+    pool = make_pool()
+    pool = replace(pool, metadata={"sharp": np.arange(60)})
+    means = []
+    for strength in (-4, 0.001, 4):
+        chosen = {objective: {"method": name}, "metadata": [{"field": "sharp", "strength": strength}]}
+        plan = Plan.from_json({"preset": "random", "objectives": chosen, "explore": 0})
+        batches = [rank(pool, plan, 8, np.random.default_rng(seed)).indices for seed in range(12)]
+        means.append(np.mean(batches))
+    assert means[0] < means[1] < means[2]
