@@ -145,3 +145,12 @@ def test_a_preference_pulls_tasks_into_the_batch_the_more_the_stronger_it_is(obj
         batches = [rank(pool, plan, 8, np.random.default_rng(seed)).indices for seed in range(12)]
         means.append(np.mean(batches))
     assert means[0] < means[1] < means[2]
+
+
+def test_the_default_plan_asks_for_embeddings_and_one_model_only():
+    chosen = Plan.preset("auto").objectives
+    needs = set()
+    for method in strategies():
+        if getattr(chosen, method.objective).method == method.name:
+            needs |= method.needs
+    assert needs == {"embeddings", "probabilities"}
