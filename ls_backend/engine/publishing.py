@@ -29,10 +29,10 @@ GRACE = timedelta(minutes=15)
 UNCOLLECTED_ROWS = 800
 """Rows of old windows beyond which the grace ends early, oldest window first."""
 
-KEPT_ROWS = 4_000
+KEPT_ROWS = 3_800
 """Kept rows beyond which the oldest go early, except what somebody was served last: Label Studio stays quick."""
 
-SINGLE_DELETES = 10
+SINGLE_DELETES = 15
 """Expired rows deleted in one go; each costs Label Studio about 70 ms."""
 
 NEWCOMERS = 2
