@@ -6,13 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from ls_backend.errors import Rejected
 from ls_backend.labelstudio.client import Client
 
 THINK_S = 1.0
 """Seconds from seeing a task to submitting it: a quick person."""
 
 HEAD = 40
+"""Tasks of Label Studio's own order that are read beside each served one."""
+
+TRIES = 4
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ def _one(
     with desk.lock:
         elsewhere = desk.others_had(who, asked_at)
     before = client.queue_head(project_id, HEAD)
-    task = client.next_task(project_id)
+    task = _persistently(lambda: client.next_task(project_id))
     after = client.queue_head(project_id, HEAD)
     if task is None:
         return False
@@ -135,7 +142,8 @@ def _one(
     shown = next(iter(task.get("predictions") or ()), None)
     answer = truth[task_id]
     result = [{"from_name": "digit", "to_name": "image", "type": "choices", "value": {"choices": [answer]}}]
-    client.submit(task_id, result, parent_prediction=shown["id"] if shown else None, lead_time=THINK_S)
+    parent = shown["id"] if shown else None
+    _persistently(lambda: client.submit(task_id, result, parent_prediction=parent, lead_time=THINK_S))
     with desk.lock:
         now = time.time()
         desk.held.pop(who, None)
@@ -144,6 +152,18 @@ def _one(
         desk.served.append(one)
         on_served(one)
     return True
+
+
+def _persistently(press: Callable[[], T]) -> T:
+    """Press a button again when Label Studio fails, as a person does: on SQLite it does so when it is very busy."""
+    for _ in range(TRIES - 1):
+        try:
+            return press()
+        except Rejected as error:
+            if error.status < 500:
+                raise
+            time.sleep(THINK_S)
+    return press()
 
 
 def _first_available(head: list[tuple[int, float]], elsewhere: set[int]) -> int | None:
