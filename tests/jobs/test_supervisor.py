@@ -11,7 +11,7 @@ import pytest
 from ls_backend.errors import QueueError
 from ls_backend.jobs import redis_server
 from ls_backend.jobs.queues import TIMEOUT_S
-from ls_backend.jobs.supervisor import Supervisor, environment
+from ls_backend.jobs.supervisor import Supervisor, environment, server_command
 from ls_backend.settings import Settings
 
 
@@ -240,16 +240,14 @@ def test_two_supervisors_share_one_redis(running, eventually):
 
 def test_the_server_gets_its_address_and_threads(tmp_path):
     settings = Settings(data_dir=tmp_path, host="127.0.0.1", port=9191, threads=3)
-    supervisor = Supervisor(settings, server=True, redis=False)
-    command = supervisor._command(supervisor.children[-1])
+    command = server_command(settings)
     assert command[-1] == "ls_backend.web.app:create_app()"
     assert command[command.index("--bind") + 1] == "127.0.0.1:9191"
     assert command[command.index("--threads") + 1] == "3"
 
 
 def test_an_ipv6_address_is_bracketed(tmp_path):
-    supervisor = Supervisor(Settings(data_dir=tmp_path, host="::1"), server=True, redis=False)
-    command = supervisor._command(supervisor.children[-1])
+    command = server_command(Settings(data_dir=tmp_path, host="::1"))
     assert command[command.index("--bind") + 1] == "[::1]:9090"
 
 
