@@ -124,8 +124,8 @@ def _run(
         token = client.create_user(f"annotator{number}@example.com", f"annotator-password-{number}")
         clients.append(Client(studio.url, token))
     served, errors = _label(clients, project, judge, labels)
-    budget = len(served)
-    stack.settled(project.project_id, labels=budget, timeout_s=60)
+    labelled = len({one.task_id for one in served})  # on SQLite two people may be given one task
+    stack.settled(project.project_id, labels=labelled, timeout_s=60)
     figures = _figures(stack, project, judge, served, seed=seed, annotators=annotators)
     if report is not None:
         report.write_text(json.dumps(figures, indent=2) + "\n")
@@ -190,8 +190,10 @@ def _figures(
         if run["status"] == "done" and run["n_labels"]
     ]
     waits = []
+    labelled: set[int] = set()
     for one in served:
-        covering = [_time(run["finished_at"]) for run in runs if run["n_labels"] >= one.number]
+        labelled.add(one.task_id)
+        covering = [_time(run["finished_at"]) for run in runs if run["n_labels"] >= len(labelled)]
         after = [at for at in covering if at >= one.submitted_at]
         if after:
             waits.append(min(after) - one.submitted_at)
