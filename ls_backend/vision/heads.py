@@ -7,14 +7,13 @@ Laplace's rule (n labels, c classes), which is low, defined and shrinks as label
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from ls_backend.domain import Metrics
 from ls_backend.errors import Diverged, TooFewLabels
@@ -102,15 +101,7 @@ class Trained:
     metrics: Metrics
 
 
-def fit_head(
-    features: Floats,
-    labels: Labels,
-    n_classes: int,
-    *,
-    l2: float = L2,
-    scale: float = SCALE,
-    start: Head | None = None,
-) -> Head:
+def fit_head(features: Floats, labels: Labels, n_classes: int, *, l2: float = L2, scale: float = SCALE) -> Head:
     """Fit multinomial logistic regression by L-BFGS.
 
     Minimises mean cross-entropy of (scale * features) W' + b, plus l2 / 2 ||W||^2; the bias is free. With fewer labels
@@ -123,7 +114,6 @@ def fit_head(
         n_classes: Columns of the head, labelled or not.
         l2: Weight decay on the scaled features.
         scale: Factor on the features; unit vectors are too short for confident logits under this decay.
-        start: An earlier head to start from, ignored unless its shape fits; it changes the time, not the answer.
 
     Returns:
         A head with weights (n_classes, d), bias (n_classes,) and temperature 1.
@@ -139,63 +129,46 @@ def fit_head(
             f"Too few labels to train: {len(labels)} labels in {len(seen)} of {n_classes} classes; expected labels in "
             "at least 2 classes. Go on labelling."
         )
-    rows = torch.from_numpy(np.ascontiguousarray(features)).double() * scale  # (n, d)
-    if not bool(torch.isfinite(rows).all()):
+    rows = features.astype(np.float64) * scale  # (n, d)
+    if not np.isfinite(rows).all():
         raise Diverged(f"Of {len(labels)} labelled embeddings some are not finite; expected finite numbers.")
     n, d = rows.shape
     basis = None
     if n < d:
-        basis, upper = torch.linalg.qr(rows.T)  # (d, n), (n, n)
-        rows = upper.T
-    first = _first_guess(start, (n_classes, d), seen, scale, basis)
-    theta = _minimise(rows, torch.from_numpy(np.searchsorted(seen, labels)), first, l2)
+        basis, upper = np.linalg.qr(rows.T)  # (d, n), (n, n)
+        rows = np.ascontiguousarray(upper.T)
+    theta = _minimise(rows, np.searchsorted(seen, labels), len(seen), l2)
     kernel = theta[:, :-1] if basis is None else theta[:, :-1] @ basis.T
     weights, bias = np.zeros((n_classes, d), np.float32), np.zeros(n_classes, np.float32)
-    weights[seen], bias[seen] = (kernel * scale).numpy(), theta[:, -1].numpy()
+    weights[seen], bias[seen] = kernel * scale, theta[:, -1]
     if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
         raise Diverged(f"Weights fitted on {n} labels are not finite; expected finite numbers.")
     return Head(weights=weights, bias=bias, counts=counts)
 
 
-def _first_guess(
-    start: Head | None, shape: tuple[int, int], seen: Labels, scale: float, basis: torch.Tensor | None
-) -> torch.Tensor:
-    """Return (s, d' + 1) weights and bias to start from, zero without a head of the right shape."""
-    width = shape[1] if basis is None else basis.shape[1]
-    theta = torch.zeros(len(seen), width + 1, dtype=torch.float64)
-    if start is not None and start.weights.shape == shape:
-        weights = torch.from_numpy(start.weights[seen]).double() / scale
-        theta[:, :-1] = weights if basis is None else weights @ basis
-        theta[:, -1] = torch.from_numpy(start.bias[seen])
-    return theta
+def _minimise(rows: NDArray[np.float64], labels: Labels, n_classes: int, l2: float) -> NDArray[np.float64]:
+    """Return the minimum, theta (c, d + 1), the last column being the bias."""
+    n, d = rows.shape
+    own = np.arange(n), labels
 
-
-def _minimise(rows: torch.Tensor, labels: torch.Tensor, theta: torch.Tensor, l2: float) -> torch.Tensor:
-    """Minimise over theta (s, d + 1), the last column being the bias; the gradient is written out for speed."""
-    n = len(rows)
-    picked = torch.arange(n), labels
-    optimiser = torch.optim.LBFGS(
-        [theta],
-        max_iter=500,
-        tolerance_grad=1e-7,
-        tolerance_change=1e-13,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> torch.Tensor:
-        weights, bias = theta[:, :-1], theta[:, -1]
-        log_p = torch.log_softmax(torch.addmm(bias, rows, weights.T), dim=1)  # (n, s)
-        loss = -log_p[picked].mean() + 0.5 * l2 * weights.square().sum()
-        residual = log_p.exp()
-        residual[picked] -= 1.0
+    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        theta = flat.reshape(n_classes, d + 1)
+        weights = theta[:, :-1]
+        logits = rows @ weights.T + theta[:, -1]  # (n, c)
+        logits -= logits.max(axis=1, keepdims=True)
+        powers = np.exp(logits)
+        sums = powers.sum(axis=1, keepdims=True)
+        value = np.mean(np.log(sums[:, 0]) - logits[own]) + 0.5 * l2 * np.square(weights).sum()
+        residual = powers / sums
+        residual[own] -= 1.0
         residual /= n
-        theta.grad = torch.cat([residual.T @ rows + l2 * weights, residual.sum(dim=0)[:, None]], dim=1)
-        return loss
+        slope = np.column_stack([residual.T @ rows + l2 * weights, residual.sum(axis=0)])
+        return float(value), slope.ravel()
 
-    with torch.no_grad():
-        optimiser.step(closure)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return theta.detach()
+    options = {"maxcor": 20, "maxiter": 500, "gtol": 1e-7, "ftol": 1e-15}
+    found = minimize(loss, np.zeros(n_classes * (d + 1)), jac=True, method="L-BFGS-B", options=options)
+    minimum: NDArray[np.float64] = found.x.reshape(n_classes, d + 1)
+    return minimum
 
 
 def fit_temperature(logits: NDArray[np.floating[Any]], labels: Labels) -> float:
@@ -246,31 +219,19 @@ def train(features: Floats, labels: Labels, holdout: NDArray[np.bool_], n_classe
         TooFewLabels: If fewer than two classes are labelled.
         Diverged: If features or weights are not finite.
     """
-    with _one_thread():
-        head = fit_head(features, labels, n_classes)
-        rest = ~holdout
-        if not holdout.any() or len(np.unique(labels[rest])) < 2:
-            judged = _fold_logits(features, labels, n_classes, seed)
-            head = replace(head, temperature=_usable_temperature(judged, labels))
-            return Trained(head=head, evaluation_head=head, metrics=Metrics(n_holdout=0))
-        measured = fit_head(features[rest], labels[rest], n_classes)
-        judged = _fold_logits(features[rest], labels[rest], n_classes, seed)
-        measured = replace(measured, temperature=_usable_temperature(judged, labels[rest]))
-        unseen = measured.logits(features[holdout])
-        served = _usable_temperature(np.vstack([judged, unseen]), np.concatenate([labels[rest], labels[holdout]]))
-        metrics = evaluate(measured.probabilities(features[holdout]), labels[holdout])
+    head = fit_head(features, labels, n_classes)
+    rest = ~holdout
+    if not holdout.any() or len(np.unique(labels[rest])) < 2:
+        judged = _fold_logits(features, labels, n_classes, seed)
+        head = replace(head, temperature=_usable_temperature(judged, labels))
+        return Trained(head=head, evaluation_head=head, metrics=Metrics(n_holdout=0))
+    measured = fit_head(features[rest], labels[rest], n_classes)
+    judged = _fold_logits(features[rest], labels[rest], n_classes, seed)
+    measured = replace(measured, temperature=_usable_temperature(judged, labels[rest]))
+    unseen = measured.logits(features[holdout])
+    served = _usable_temperature(np.vstack([judged, unseen]), np.concatenate([labels[rest], labels[holdout]]))
+    metrics = evaluate(measured.probabilities(features[holdout]), labels[holdout])
     return Trained(head=replace(head, temperature=served), evaluation_head=measured, metrics=metrics)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: fits of a few hundred labels lose more to waiting for each other than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _fold_logits(features: Floats, labels: Labels, n_classes: int, seed: int) -> Floats:

@@ -64,21 +64,6 @@ def test_the_same_labels_give_the_same_head_and_their_order_does_not_matter():
     np.testing.assert_allclose(shuffled.probabilities(features), head.probabilities(features), atol=1e-4)
 
 
-@pytest.mark.parametrize("n", [30, 300])
-def test_a_start_changes_the_time_but_not_the_answer(n):
-    features, labels = labelled(n)
-    cold = fit_head(features, labels, 5)
-    other = fit_head(*labelled(n, seed=5), 5)
-    warm = fit_head(features, labels, 5, start=other)
-    np.testing.assert_allclose(warm.probabilities(features), cold.probabilities(features), atol=1e-3)
-
-
-def test_a_start_of_another_shape_is_ignored():
-    features, labels = labelled(60)
-    cold = fit_head(features, labels, 5)
-    np.testing.assert_array_equal(fit_head(features, labels, 5, start=fit_head(features, labels, 6)).bias, cold.bias)
-
-
 def test_duplicate_rows_with_contradicting_labels_are_a_draw():
     features = np.repeat(labelled(5)[0][:1], 4, axis=0)
     head = fit_head(features, np.array([0, 1, 0, 1]), 2)
