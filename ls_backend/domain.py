@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+ORDERED_SAMPLING = "Uncertainty sampling"
+"""The sampling mode in which Label Studio serves tasks by ascending prediction score."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelSchema:

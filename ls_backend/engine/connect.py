@@ -6,8 +6,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+from ls_backend.domain import ORDERED_SAMPLING
 from ls_backend.engine.context import Context
-from ls_backend.engine.reconcile import ORDERED
 from ls_backend.errors import Rejected, SettingsError
 from ls_backend.labelstudio import label_config
 from ls_backend.settings import ProjectSettings
@@ -57,8 +57,8 @@ def connect(
     context.store.projects.set(project_id, webhook_secret=secret, webhook_url=f"{url}/webhook")
     steps.append(Step("webhook", outcome))
     wanted: dict[str, object] = {}
-    if state.sampling != ORDERED:
-        wanted["sampling"] = ORDERED
+    if state.sampling != ORDERED_SAMPLING:
+        wanted["sampling"] = ORDERED_SAMPLING
     if not state.show_collab_predictions:
         wanted["show_collab_predictions"] = True
     if wanted:
@@ -79,10 +79,12 @@ def _ml_backend(context: Context, project_id: int, url: str, title: str, extra_p
     ours = next((item for item in client.ml_backends(project_id) if item.url.rstrip("/") == url), None)
     try:
         if ours is None:
-            client.add_ml_backend(project_id, url, title, extra_params=extra_params, basic_auth=auth)
+            client.put_ml_backend(project_id, url, title, extra_params=extra_params, basic_auth=auth)
             return f"added as {title}"
         kept = ours.extra_params if extra_params is None else extra_params
-        client.update_ml_backend(ours.backend_id, project_id, url, ours.title, extra_params=kept, basic_auth=auth)
+        client.put_ml_backend(
+            project_id, url, ours.title, backend_id=ours.backend_id, extra_params=kept, basic_auth=auth
+        )
     except Rejected as error:
         if error.status == 403 and "reserved" in str(error):
             raise SettingsError(

@@ -150,6 +150,11 @@ class Context:
         made_by = self.backbone(backbone)
         return self.vectors.load(made_by.identity, made_by.dim, hashes)
 
+    def compact_vectors(self, backbone: str) -> None:
+        """Join the files that many small appends have left; for now and then, never twice at once."""
+        made_by = self.backbone(backbone)
+        self.vectors.compact(made_by.identity, made_by.dim)
+
     def features(self, project_id: int, backbone: str, hashes: Sequence[str]) -> Features:
         """Return standardised features of tasks whose image was read, from the cache while nothing changed.
 

@@ -11,9 +11,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
-from ls_backend.domain import Finding, ProjectState
+from ls_backend.domain import ORDERED_SAMPLING, Finding, ProjectState
 from ls_backend.engine.context import Context
-from ls_backend.engine.reconcile import ORDERED
 from ls_backend.errors import BackendError, ConfigUnsupported, Rejected, Unreachable
 from ls_backend.labelstudio import label_config
 from ls_backend.labelstudio.client import SECRET_HEADER, Client
@@ -161,14 +160,15 @@ def _order(project: Project, state: ProjectState) -> Iterator[Finding]:
         yield Finding(error.code, "error", subject, str(error), error.hint)
         return
     yield _ok("label-config", subject, f"learns {schema.control} with {len(schema.classes)} classes")
-    if state.sampling == ORDERED:
+    if state.sampling == ORDERED_SAMPLING:
         yield _ok("sampling-mode", subject, "serves ascending scores")
     else:
         yield Finding(
             "sampling-mode",
             "error",
             subject,
-            f"The sampling mode is '{state.sampling}'; our order needs '{ORDERED}', which no settings page offers.",
+            f"The sampling mode is '{state.sampling}'; our order needs '{ORDERED_SAMPLING}', which no settings page "
+            "offers.",
             f"Run `ls-backend connect --project {project.id}`.",
         )
     window = project.window_version

@@ -177,14 +177,9 @@ def publish_window(
     if not store.projects.fence(project_id, generation):
         store.windows.replaced(project_id, version, datetime.now(UTC))
         raise Fenced
-    before = store.windows.in_force(project_id)
     store.projects.set(project_id, pending_version=version)
     publish.flip(client, project_id, version)
-    now = datetime.now(UTC)
-    store.windows.flipped(project_id, version, now)
-    if before is not None:
-        store.windows.replaced(project_id, before.version, now)
-    store.projects.set(project_id, window_version=version, pending_version=None)
+    store.windows.flipped(project_id, version, datetime.now(UTC))
     return window
 
 

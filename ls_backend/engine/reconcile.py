@@ -8,11 +8,10 @@ and a read of the tasks that changed.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from ls_backend import logs
-from ls_backend.domain import Finding, ProjectState
+from ls_backend.domain import ORDERED_SAMPLING, Finding, ProjectState
 from ls_backend.engine import publishing
 from ls_backend.engine.context import Context
 from ls_backend.engine.sync import sync_until_counts_agree
@@ -23,29 +22,13 @@ from ls_backend.store import Project
 
 log = logs.get(__name__)
 
-ORDERED = "Uncertainty sampling"
-"""The sampling mode in which Label Studio serves ascending prediction scores."""
-
 COLLECT_S = 5.0
 
 REPAIRED_SHOWN = timedelta(hours=1)
 
 
-@dataclass(frozen=True)
-class Reconciled:
-    """What is left to do after a comparison.
-
-    Attributes:
-        update: Whether the project's queue must be brought up to date.
-        embed: Whether tasks wait for their embedding.
-    """
-
-    update: bool
-    embed: bool
-
-
-def reconcile(context: Context, project_id: int) -> Reconciled:
-    """Compare a project with Label Studio and put right what is ours.
+def reconcile(context: Context, project_id: int) -> None:
+    """Compare a project with Label Studio and put right what is ours; ask for an update where the order suffers.
 
     Raises:
         Unreachable: Label Studio does not answer; the next comparison finds what was missed.
@@ -54,7 +37,7 @@ def reconcile(context: Context, project_id: int) -> Reconciled:
     synced = sync_until_counts_agree(context, project_id)
     project, state, store = synced.project, synced.state, context.store
     if state is None:
-        return Reconciled(update=False, embed=False)
+        return
     settings = context.project_settings(project)
     _check_webhook(context, project)
     _check_overlap(context, state)
@@ -66,12 +49,12 @@ def reconcile(context: Context, project_id: int) -> Reconciled:
         now.hour,
     ):
         publishing.sweep(context, project)
+        context.compact_vectors(settings.backbone)
     store.projects.set(project_id, reconciled_at=now)
     behind = project.wanted_generation > project.done_generation
     needed = synced.schema is not None and (queue_moved or synced.changed > 0 or _runs_low(context, project))
     if needed and not behind:
         store.projects.bump(project_id)
-    return Reconciled(update=needed or behind, embed=bool(store.tasks.unread(project_id, 1)))
 
 
 def _runs_low(context: Context, project: Project) -> bool:
@@ -89,11 +72,11 @@ def _check_order(context: Context, project: Project, state: ProjectState, settin
     report = context.store.problems.report
     manage = settings.manage_queue
     window = context.store.windows.in_force(project.id)
-    if state.sampling == ORDERED:
+    if state.sampling == ORDERED_SAMPLING:
         _settle(context, project, "sampling-mode")
     else:
         if manage:
-            context.client(project).update_project(project.id, sampling=ORDERED)
+            context.client(project).update_project(project.id, sampling=ORDERED_SAMPLING)
         if window is not None or not manage:  # before the first window there is no order to lose
             report(project.id, _sampling_finding(state.sampling, repaired=manage))
     if not state.show_collab_predictions:
@@ -142,7 +125,7 @@ def _sampling_finding(found: str, *, repaired: bool) -> Finding:
         "sampling-mode",
         "warning" if repaired else "error",
         "general settings",
-        f"The sampling mode was '{found}'; tasks are served in our order only with '{ORDERED}'."
+        f"The sampling mode was '{found}'; tasks are served in our order only with '{ORDERED_SAMPLING}'."
         + (" It was put back." if repaired else ""),
         "Close General settings pages left open elsewhere; to leave the mode to the owner set manage_queue to false."
         if repaired

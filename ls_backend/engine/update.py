@@ -37,26 +37,14 @@ class Seconds:
             self.steps[name] = self.steps.get(name, 0.0) + time.perf_counter() - started
 
 
-@dataclass(frozen=True)
-class Updated:
-    """What an update did.
-
-    Attributes:
-        generation: Wanted generation it covers.
-        embed: Whether tasks wait for their embedding.
-        window: Version flipped to; None when the order in force still holds.
-    """
-
-    generation: int
-    embed: bool
-    window: str | None
-
-
-def update_project(context: Context, project_id: int) -> Updated:
+def update_project(context: Context, project_id: int) -> str | None:
     """Bring one project's queue up to date with its labels.
 
     Idempotent and fenced: it may be killed anywhere and run again. Must not run twice at once for a project; the job
     layer sees to that.
+
+    Returns:
+        Version of the window flipped to; None when the order in force still holds.
 
     Raises:
         BackendError: Label Studio or the store refused. Nothing is lost: the generation stays unfinished.
@@ -72,7 +60,7 @@ def update_project(context: Context, project_id: int) -> Updated:
         window, n_labels = _update(context, project_id, generation, seconds)
     except publishing.Fenced:
         context.store.runs.finish(run, "fenced", seconds.steps)
-        return Updated(generation, embed=False, window=None)
+        return None
     except BackendError as error:
         context.store.runs.finish(run, "failed", seconds.steps, error=str(error))
         raise
@@ -83,7 +71,7 @@ def update_project(context: Context, project_id: int) -> Updated:
         with seconds.step("collect"):
             publishing.collect(context, project, budget_s=COLLECT_S)
     log.info("updated", project=project_id, window=window, labels=n_labels, **_rounded(seconds))
-    return Updated(generation, embed=bool(context.store.tasks.unread(project_id, 1)), window=window)
+    return window
 
 
 def _rounded(seconds: Seconds) -> dict[str, float]:

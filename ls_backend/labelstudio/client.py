@@ -214,31 +214,34 @@ class Client(Transport):
         """Return the connected ML backends. Label Studio asks each for its health before it answers."""
         return [records.ml_backend(row) for row in self.get("/api/ml/", {"project": pid})]
 
-    def add_ml_backend(
+    def put_ml_backend(
         self,
         pid: int,
         url: str,
         title: str,
         *,
+        backend_id: int | None = None,
         extra_params: dict[str, Any] | None = None,
         basic_auth: tuple[str, str] | None = None,
     ) -> MlBackend:
-        """Connect an ML backend; Label Studio calls its /health and /setup before it answers."""
-        body = _ml_body(pid, url, title, extra_params, basic_auth)
-        return records.ml_backend(self.call("POST", "/api/ml/", body=body))
+        """Connect an ML backend; Label Studio calls its /health and /setup before it answers.
 
-    def update_ml_backend(
-        self,
-        backend_id: int,
-        pid: int,
-        url: str,
-        title: str,
-        *,
-        extra_params: dict[str, Any] | None = None,
-        basic_auth: tuple[str, str] | None = None,
-    ) -> MlBackend:
-        """Replace the connection of an ML backend; all fields are sent, since Label Studio fails without its URL."""
-        body = _ml_body(pid, url, title, extra_params, basic_auth)
+        With `backend_id` the connection of that one is replaced; all fields are sent, since Label Studio fails without
+        its URL.
+        """
+        body: dict[str, Any] = {
+            "project": pid,
+            "url": url,
+            "title": title,
+            "auth_method": "NONE",
+            "is_interactive": False,
+        }
+        if extra_params is not None:
+            body["extra_params"] = extra_params
+        if basic_auth is not None:
+            body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": basic_auth[0], "basic_auth_pass": basic_auth[1]}
+        if backend_id is None:
+            return records.ml_backend(self.call("POST", "/api/ml/", body=body))
         return records.ml_backend(self.call("PATCH", f"/api/ml/{backend_id}", body=body))
 
     def delete_ml_backend(self, backend_id: int) -> None:
@@ -415,14 +418,3 @@ class Client(Transport):
 
 def _condition(column: str, operator: str, kind: str, value: object) -> dict[str, Any]:
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
-
-
-def _ml_body(
-    pid: int, url: str, title: str, extra_params: dict[str, Any] | None, basic_auth: tuple[str, str] | None
-) -> dict[str, Any]:
-    body: dict[str, Any] = {"project": pid, "url": url, "title": title, "auth_method": "NONE", "is_interactive": False}
-    if extra_params is not None:
-        body["extra_params"] = extra_params
-    if basic_auth is not None:
-        body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": basic_auth[0], "basic_auth_pass": basic_auth[1]}
-    return body

@@ -1,4 +1,4 @@
-"""The ML-backend protocol as Label Studio 1.23 speaks it: requests are read leniently, answers are written strictly.
+"""What Label Studio 1.23 sends to an ML backend, read leniently.
 
 Unknown keys are ignored, since every release adds some. An event is only a wake-up: of a webhook's payload the action
 and ids are read, never labels.
@@ -15,12 +15,6 @@ class Request(BaseModel):
     """Base of what is heard: unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, protected_namespaces=())
-
-
-class Answer(BaseModel):
-    """Base of what is said."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 def project_id(value: object) -> int:
@@ -125,51 +119,6 @@ class WebhookEvent(Request):
             "annotation_ids": _ids(value.get("annotation"), value.get("annotations")),
             **_texts(value.get("project"), "label_config", "model_version", "sampling"),
         }
-
-
-class HealthAnswer(Answer):
-    """Answer of GET /health."""
-
-    status: str = "UP"
-
-
-class SetupAnswer(Answer):
-    """Answer of POST /setup: must be an object."""
-
-    model_version: str
-
-
-class PredictResult(Answer):
-    """Prediction of one task.
-
-    Attributes:
-        model_version: Never the version of a published window: Label Studio stores the answer, and the task would enter
-            the queue with its score.
-        status: A diagnosis for the owner; Label Studio shows it in "Send Test Request" only.
-    """
-
-    result: list[dict[str, Any]]
-    score: float | None
-    model_version: str
-    status: dict[str, Any] | None = None
-
-
-class PredictAnswer(Answer):
-    """Answer of POST /predict: one entry for each task, in their order."""
-
-    results: list[PredictResult]
-
-
-class WebhookAnswer(Answer):
-    """Answer of POST /webhook: the generation of the project that will cover the event."""
-
-    generation: int
-
-
-class VersionsAnswer(Answer):
-    """Answer of GET /versions."""
-
-    versions: list[str]
 
 
 def _ids(*places: object) -> tuple[int, ...]:

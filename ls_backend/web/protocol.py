@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 
 from ls_backend import logs, metrics
-from ls_backend.domain import Finding, LabelSchema, ModelVersion
+from ls_backend.domain import ORDERED_SAMPLING, Finding, LabelSchema, ModelVersion
 from ls_backend.errors import BackendError, ConfigUnsupported, DataError, QueueError, SettingsError
 from ls_backend.jobs.queues import Queues
 from ls_backend.labelstudio import label_config, wire
@@ -283,7 +283,7 @@ def _project_updated(backend: Backend, project: Project, event: wire.WebhookEven
     if event.label_config is not None and event.label_config != project.label_config:
         backend.store.projects.bump(project.id)
         backend.wake(project.id)
-    if event.model_version not in ours or event.sampling != "Uncertainty sampling":
+    if event.model_version not in ours or event.sampling != ORDERED_SAMPLING:
         backend.compare(project.id)
     return {"status": "ok"}, 200
 

@@ -55,19 +55,20 @@ class Lab:
     # -- what the jobs would do --
 
     def update(self):
-        """Update until nothing waits, as the workers would; answer the last update."""
-        done = update_project(self.context, self.pid)
-        while done.embed:
+        """Update until nothing waits, as the workers would; answer the window of the last one."""
+        window = update_project(self.context, self.pid)
+        while self.context.store.tasks.unread(self.pid, 1):
             embed_pool(self.context, self.pid)
-            done = update_project(self.context, self.pid)
-        return done
+            window = update_project(self.context, self.pid)
+        return window
 
     def reconcile(self):
-        """Compare, and update when the comparison asks for it."""
-        found = reconcile(self.context, self.pid)
-        if found.update or found.embed:
+        """Compare, and update when the comparison asks for it; answer whether it did."""
+        reconcile(self.context, self.pid)
+        behind = self.project.wanted_generation > self.project.done_generation
+        if behind or self.context.store.tasks.unread(self.pid, 1):
             self.update()
-        return found
+        return behind
 
     # -- what people do --
 

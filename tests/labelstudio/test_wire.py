@@ -97,10 +97,3 @@ def test_tokens_do_not_show_in_the_text_of_a_request():
     assert "hush-hush" not in f"{request!r} {request} {request.model_dump()}"
     assert request.access_token is not None
     assert request.access_token.get_secret_value() == "hush-hush"
-
-
-def test_a_prediction_answer_has_the_shape_label_studio_reads():
-    answer = wire.PredictAnswer(results=[wire.PredictResult(result=[], score=0.5, model_version="live:al-1-x")])
-    assert answer.model_dump(exclude_none=True) == {
-        "results": [{"result": [], "score": 0.5, "model_version": "live:al-1-x"}]
-    }
