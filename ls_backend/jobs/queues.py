@@ -156,6 +156,12 @@ class Queues:
         with self._talking():
             return bool(self._redis.exists(pause_key(kind, project_id)))
 
+    def end_pauses(self) -> None:
+        """Let failed work be tried at once: a restart often follows a repair. The next failure rests as long again."""
+        with self._talking():
+            for key in self._redis.scan_iter(pause_key("*", "*")):
+                self._redis.delete(key)
+
     def embeds_wanted(self, project_id: int) -> int:
         """Count of `kick_embed` so far; lets a running job see that it was kicked again."""
         with self._talking():
@@ -310,7 +316,7 @@ def project_of(job_id: str) -> tuple[str, int]:
     return kind, int(project_id)
 
 
-def pause_key(kind: str, project_id: int) -> str:
+def pause_key(kind: str, project_id: int | str) -> str:
     """Key that exists while failing work of a project rests."""
     return f"lsb:pause:{kind}:{project_id}"
 

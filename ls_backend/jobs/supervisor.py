@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -180,6 +181,8 @@ class Supervisor:
             if self._stopping.wait(_TICK_S):
                 return
         redis_server.check(url)
+        with closing(Queues.of(self.settings)) as queues:
+            queues.end_pauses()
 
     def _keep_redis(self, now: float) -> None:
         """Start the embedded Redis again when it is gone, whoever started it before."""

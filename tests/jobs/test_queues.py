@@ -138,6 +138,15 @@ def test_the_rest_doubles_up_to_a_minute(with_redis):
     assert rests == [2, 4, 8, 16, 32, 60, 60, 60]
 
 
+def test_a_restart_ends_the_rest_but_the_next_failure_rests_as_long_again(with_redis):
+    for _ in range(5):
+        with_redis.queues.started("update", 7)
+    with_redis.queues.end_pauses()
+    assert not with_redis.queues.resting("update", 7)
+    with_redis.queues.started("update", 7)
+    assert with_redis.redis.ttl("lsb:pause:update:7") == 60
+
+
 def test_an_id_of_a_job_that_waits_nowhere_is_freed(with_redis):
     for _ in range(2):
         with_redis.queues.kick(7)
