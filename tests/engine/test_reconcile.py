@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+from datetime import timedelta
 
 import pytest
 
+from ls_backend.domain import Finding
 from ls_backend.engine import publishing
+from ls_backend.engine import reconcile as reconciliation
 from ls_backend.engine.reconcile import reconcile
 from ls_backend.engine.update import update_project
 from ls_backend.errors import Rejected, Unreachable
@@ -164,6 +167,18 @@ def test_a_deleted_webhook_is_made_again_with_its_secret(make_lab):
     assert again.headers == {"X-LSB-Secret": "secret"}
     assert "webhook-missing" in {item.finding.code for item in lab.context.store.problems.open(lab.pid)}
     assert lab.context.store.tasks.counts(lab.pid).labelled == 1
+
+
+def test_a_refused_call_stays_in_sight_for_an_hour_and_is_then_over(make_lab, monkeypatch):
+    lab = make_lab(6)
+    lab.reconcile()
+    refused = Finding("webhook-secret", "warning", "webhook", "A webhook call came with no secret header.")
+    lab.context.store.problems.report(lab.pid, refused)
+    lab.reconcile()
+    assert lab.problems("webhook-secret"), "nobody could have read it yet"
+    monkeypatch.setattr(reconciliation, "REPAIRED_SHOWN", timedelta(0))
+    lab.reconcile()
+    assert lab.problems("webhook-secret") == {}
 
 
 def test_labels_of_events_that_were_lost_are_found(make_lab):
