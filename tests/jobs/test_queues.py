@@ -33,12 +33,12 @@ def test_a_kick_is_fast(with_redis):
     assert (time.perf_counter() - started) / 100 < 0.02
 
 
-def test_a_redis_that_is_away_is_told_soon(tmp_path):
+def test_a_redis_that_is_away_is_told_soon(tmp_path, within):
     absent = Queues(f"unix://{tmp_path}/nobody.sock")
     started = time.monotonic()
     with pytest.raises(QueueError, match="no answer"):
         absent.kick(7)
-    assert time.monotonic() - started < 1
+    assert within(started, 1)
     absent.close()
 
 
@@ -62,14 +62,14 @@ def test_the_same_question_is_asked_once(with_redis):
     assert with_redis.queues.depths()["embed"] == 2
 
 
-def test_answers_come_from_a_worker(with_redis):
+def test_answers_come_from_a_worker(with_redis, within):
     with_redis.connect_project(7)
     with_redis.start_worker("embed")
     assert with_redis.queues.predict(7, [1, 2], deadline_s=30)
     assert set(with_redis.store.predictions.get(7, "al-1-stand-in", [1, 2])) == {1, 2}
     started = time.monotonic()
     assert with_redis.queues.predict(7, [3], deadline_s=30)
-    assert time.monotonic() - started < 2
+    assert within(started, 2)
 
 
 def test_many_may_wait_for_the_same_answer(with_redis):
