@@ -6,6 +6,10 @@
 Embeddings of more than 64 dimensions are reduced inside `rank`. Who ranks the same tasks again and again can do that
 once: `fit_reduction(embeddings).apply(...)`, for pool and labelled tasks alike, and pass the result as embeddings.
 
+The tasks of a test set are drawn before anything is learnt, and then kept out of the pool:
+
+    rows = test_set.choose(n, 200, np.random.default_rng(0), strata=weather)
+
 Own methods: decorate a function with `scorer`, `gain`, `picker` or `balancer` in a module named in the entry-point
 group `ls_backend.strategies`.
 """
@@ -19,6 +23,7 @@ from ls_backend.strategies import (
     fisher,
     representativeness,
     sampling,
+    test_set,
     uncertainty,
 )
 from ls_backend.strategies.plan import Plan, presets
@@ -56,5 +61,6 @@ __all__ = [
     "rank",
     "scorer",
     "strategies",
+    "test_set",
     "unit_rows",
 ]
