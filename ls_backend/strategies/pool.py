@@ -15,6 +15,15 @@ Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
+_AXIS_OF_TASKS = {
+    "embeddings": 0,
+    "probabilities": 0,
+    "ids": 0,
+    "member_probabilities": 1,
+    "dropout_probabilities": 1,
+    "predicted_loss": 0,
+}
+_OF_THE_LABELLED = ("labelled_embeddings", "labelled_counts", "labelled_probabilities", "class_names", "cost_matrix")
 NORM_TOLERANCE = 0.01
 SUM_TOLERANCE = 1e-3
 
@@ -107,6 +116,27 @@ class Pool:
     def size(self) -> int:
         """Number of tasks that may be picked, n."""
         return len(self.embeddings)
+
+
+def subset(pool: Pool, rows: Indices, **changes: Any) -> Pool:  # noqa: ANN401 - fields of Pool
+    """Return the tasks of some rows, in that order; what is known about the labelled ones stays.
+
+    Args:
+        pool: n tasks.
+        rows: (m,) int64 rows to keep.
+        changes: Fields of `Pool` to set instead of taking rows of them, for m tasks.
+
+    Returns:
+        A pool of m tasks.
+    """
+    kept: dict[str, Any] = {
+        "metadata": {name: column[rows] for name, column in pool.metadata.items()},
+        **{name: getattr(pool, name) for name in _OF_THE_LABELLED},
+    }
+    for name, axis in _AXIS_OF_TASKS.items():
+        values = None if name in changes else getattr(pool, name)
+        kept[name] = None if values is None else values.take(rows, axis=axis)
+    return Pool(**{**kept, **changes})
 
 
 def unit_rows(values: ArrayLike) -> Floats32:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ls_backend.errors import PoolInvalid
 from ls_backend.strategies import metadata, reasons, reduction
 from ls_backend.strategies.plan import Plan
-from ls_backend.strategies.pool import Floats, Indices, Pool
+from ls_backend.strategies.pool import Floats, Indices, Pool, subset
 from ls_backend.strategies.problem import Problem, concrete, methods_in_use
 from ls_backend.strategies.search import MAX_SEARCHED, MIN_FACTOR, Balancing, greedy, powered
 
@@ -164,19 +164,35 @@ def _shuffled(problem: Problem, rng: np.random.Generator) -> Indices:
 
 def _by_picker(problem: Problem, k: int, explore: NDArray[np.bool_], rng: np.random.Generator) -> _Batch:
     assert problem.method is not None  # it is the picker
-    weights = np.where(problem.last, MIN_FACTOR, problem.static() * problem.balanced())
-    n_picked = k - int(explore.sum())
-    n_searched = min(n_picked, MAX_SEARCHED)  # so far ahead every order is provisional
-    rows, values, typical = problem.method.function(problem.view, weights, n_searched, rng)
+    weights = problem.static() * problem.balanced()
+    among = np.flatnonzero(~problem.last)  # a group of tasks left for last must not be visited in its turn
+    pool = problem.view if len(among) == problem.view.size else subset(problem.view, among)
+    n_by_chance = int(explore.sum())
+    n_picked = k - n_by_chance
+    n_searched = min(n_picked, MAX_SEARCHED, max(len(among) - n_by_chance, 0))  # so far ahead all is provisional
+    tempered = _tempered(weights[among], problem.diversity.strength)
+    rows, values, typical = problem.method.function(pool, tempered, n_searched, rng)
+    rows = among[rows]
     order = _shuffled(problem, rng)
     spare = order[~np.isin(order, rows)]
-    by_chance, rest = spare[: int(explore.sum())], spare[int(explore.sum()) :]
-    tail = rest[np.argsort(-weights[rest], kind="stable")][: n_picked - n_searched]
+    by_chance, rest = spare[:n_by_chance], spare[n_by_chance:]
+    tail = rest[np.lexsort((-weights[rest], problem.last[rest]))][: n_picked - n_searched]
     picked, gains = np.empty(k, dtype=np.int64), np.zeros(k)
     picked[~explore], picked[explore] = np.concatenate([rows, tail]), by_chance
     gains[np.flatnonzero(~explore)[:n_searched]] = values
     utilities = weights[picked] * powered(gains, problem.diversity.strength)
     return _Batch(picked, utilities, gains, typical, None if problem.deficits is None else problem.deficits[picked])
+
+
+def _tempered(weights: Floats, strength: float) -> Floats:
+    """Weights (n,) that count against a picker's own factor as the plan wants it.
+
+    A picker maximises weight x factor; the plan wants weight x factor^strength, whose order is that of
+    weight^(1 / strength) x factor.
+    """
+    relative = weights / max(float(weights.max(initial=0.0)), MIN_FACTOR)
+    tempered: Floats = np.maximum(relative ** (1.0 / strength), MIN_FACTOR)
+    return tempered
 
 
 def _factors_of(problem: Problem, batch: _Batch) -> tuple[dict[str, Floats], dict[str, float]]:

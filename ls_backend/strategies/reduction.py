@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ls_backend.strategies.pool import Floats32, Indices, Pool, unit_rows
+from ls_backend.strategies.pool import Floats32, Indices, Pool, subset, unit_rows
 
 DIMENSIONS = 64
 SAMPLE_SIZE = 2048
@@ -112,17 +112,10 @@ def view(pool: Pool, rows: Indices, *, distances: bool) -> Pool:
         whole = len(rows) == pool.size and bool((rows == np.arange(pool.size)).all())
         embeddings = reduction.apply(pool.embeddings, None if whole else rows)
         labelled = None if pool.labelled_embeddings is None else reduction.apply(pool.labelled_embeddings)
-    return Pool(
+    return subset(
+        pool,
+        rows,
         embeddings=embeddings,
-        probabilities=None if pool.probabilities is None else pool.probabilities[rows],
         labelled_embeddings=labelled,
-        labelled_counts=pool.labelled_counts,
-        metadata={name: column[rows] for name, column in pool.metadata.items()},
-        class_names=pool.class_names,
-        ids=None if pool.ids is None else pool.ids[rows],
-        member_probabilities=None if pool.member_probabilities is None else pool.member_probabilities[:, rows],
-        dropout_probabilities=None if pool.dropout_probabilities is None else pool.dropout_probabilities[:, rows],
         labelled_probabilities=pool.labelled_probabilities if distances else None,
-        cost_matrix=pool.cost_matrix,
-        predicted_loss=None if pool.predicted_loss is None else pool.predicted_loss[rows],
     )

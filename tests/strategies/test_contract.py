@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from ls_backend.errors import PoolInvalid
-from ls_backend.strategies import Plan, Pool, rank, strategies, unit_rows
+from ls_backend.errors import PoolInvalid, StrategyError
+from ls_backend.strategies import Plan, Pool, presets, rank, strategies, unit_rows
 
 METHODS = [(method.objective, method.name) for method in strategies()]
 BY_TASK = {"embeddings": 0, "probabilities": 0, "predicted_loss": 0, "ids": 0}
@@ -134,17 +134,78 @@ def test_before_the_first_model_everything_that_asks_for_one_gives_way(objective
     assert ranking.regime == "cold start"
 
 
-@pytest.mark.parametrize(("objective", "name"), [key for key in METHODS if key[0] == "diversity"])
+@pytest.mark.parametrize(("objective", "name"), METHODS)
 def test_a_preference_pulls_tasks_into_the_batch_the_more_the_stronger_it_is(objective, name):
-    pool = make_pool()
-    pool = replace(pool, metadata={"sharp": np.arange(60)})
+    pool = replace(make_pool(), metadata={"sharp": np.arange(60)})
     means = []
     for strength in (-4, 0.001, 4):
-        chosen = {objective: {"method": name}, "metadata": [{"field": "sharp", "strength": strength}]}
+        chosen = {objective: {"method": name, "strength": 1}, "metadata": [{"field": "sharp", "strength": strength}]}
         plan = Plan.from_json({"preset": "random", "objectives": chosen, "explore": 0})
         batches = [rank(pool, plan, 8, np.random.default_rng(seed)).indices for seed in range(12)]
         means.append(np.mean(batches))
     assert means[0] < means[1] < means[2]
+
+
+@pytest.mark.parametrize(("objective", "name"), METHODS)
+def test_the_stronger_a_method_is_the_less_a_preference_beside_it_decides(objective, name):
+    sharp = np.random.default_rng(9).permutation(60)
+    pool = replace(make_pool(), metadata={"sharp": sharp})
+    means = []
+    for strength in (0.25, 1, 4):
+        chosen = {objective: {"method": name, "strength": strength}, "metadata": [{"field": "sharp"}]}
+        plan = Plan.from_json({"preset": "random", "objectives": chosen, "explore": 0})
+        batches = [rank(pool, plan, 8, np.random.default_rng(seed)).indices for seed in range(20)]
+        means.append(sharp[np.concatenate(batches)].mean())
+    assert means[0] >= means[1] >= means[2]
+    assert means[0] > means[2]
+
+
+INVERTIBLE = [(method.objective, method.name) for method in strategies() if method.kind != "picker"]
+
+
+@pytest.mark.parametrize(("objective", "name"), INVERTIBLE)
+def test_a_negative_strength_looks_for_the_opposite(objective, name):
+    pool, means = make_pool(), []
+    for strength in (-2, 2):
+        chosen = {objective: {"method": name, "strength": strength}}
+        plan = Plan.from_json({"preset": "random", "objectives": chosen, "explore": 0})
+        means.append(rank(pool, plan, 8, np.random.default_rng(0)).factors[objective].mean())
+    assert means[0] < means[1]
+
+
+@pytest.mark.parametrize("name", [name for objective, name in METHODS if (objective, name) not in INVERTIBLE])
+def test_a_method_that_cannot_be_inverted_says_so(name):
+    plan = Plan.from_json({"objectives": {"diversity": {"method": name, "strength": -1.5}}})
+    with pytest.raises(StrategyError, match=f"'{name}' has strength -1.5; expected 0 or more.*Use the method"):
+        rank(make_pool(), plan, 3, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("preset", sorted(presets()))
+def test_a_preset_ranks_the_same_way_twice_whatever_the_order_of_the_rows_and_changes_nothing(preset):
+    pool, plan = make_pool(), Plan.preset(preset)
+    mixed = rows_of(pool, np.random.default_rng(7).permutation(60))
+    before = {item.name: np.array(getattr(pool, item.name), copy=True) for item in fields(Pool)}
+    first, again, other = (rank(each, plan, 20, np.random.default_rng(3)) for each in (pool, pool, mixed))
+    assert_complete(first, 20)
+    assert first.indices.tolist() == again.indices.tolist()
+    assert pool.ids[first.indices].tolist() == mixed.ids[other.indices].tolist()
+    assert first.reasons == again.reasons == other.reasons
+    assert all(np.array_equal(np.array(getattr(pool, name)), value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(("objective", "name"), METHODS)
+@pytest.mark.parametrize("explore", [0, 0.25])
+def test_outliers_come_last_by_every_method(objective, name, explore):
+    rng = np.random.default_rng(0)
+    crowd, strays = rng.normal(size=(54, 80)) * 0.3 + 1, rng.normal(size=(6, 80)) * 0.3 - np.eye(80)[:6] * 40
+    pool = replace(make_pool(), embeddings=unit_rows(np.concatenate([strays, crowd])))
+    chosen = {"representativeness": {"strength": 0, "drop_outliers": 0.1}, objective: {"method": name, "strength": 1}}
+    if objective == "representativeness":
+        chosen[objective]["drop_outliers"] = 0.1
+    plan = Plan.from_json({"preset": "random", "objectives": chosen, "explore": explore})
+    assert rank(pool, plan, 40, np.random.default_rng(0)).indices.min() > 5
+    if not explore:  # a random pick near the end may be the last task that is left
+        assert set(rank(pool, plan, 60, np.random.default_rng(0)).indices[-6:].tolist()) == set(range(6))
 
 
 def test_the_default_plan_asks_for_embeddings_and_one_model_only():
