@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -55,14 +58,58 @@ def test_a_method_that_breaks_its_contract_is_named(own_table, answer):
         rank(Pool(unit_rows(np.ones((9, 2))), np.full((9, 2), 0.5)), plan, 3, np.random.default_rng(0))
 
 
-def install(tmp_path, monkeypatch, source):
-    (tmp_path / "their_methods.py").write_text(source)
-    info = tmp_path / "theirs-1.dist-info"
+def write_distribution(folder, source):
+    """What pip leaves behind after installing a package that brings methods."""
+    (folder / "their_methods.py").write_text(source)
+    info = folder / "theirs-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[ls_backend.strategies]\ntheirs = their_methods\n")
+
+
+def install(tmp_path, monkeypatch, source):
+    write_distribution(tmp_path, source)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "their_methods", raising=False)
+
+
+THEIRS = f"""
+from ls_backend.strategies import scorer
+
+@scorer("second_guess", objective="uncertainty", needs={{"probabilities"}}, **{CARD!r})
+def second_guess(pool):
+    "The runner-up is likely."
+    return 2 * pool.probabilities[:, 1].clip(0, 0.5).astype(float)
+"""
+THEIR_SCRIPT = """
+import json, sys
+import numpy as np
+from ls_backend.strategies import Plan, Pool, rank, strategies, unit_rows
+
+known = {method.name for method in strategies()} if "list" in sys.argv else set()
+plan = Plan.from_json({"preset": "margin", "objectives": {"uncertainty": {"method": "second_guess"}}, "explore": 0})
+second = np.array([0.1, 0.4, 0.2, 0.05, 0.3])
+pool = Pool(unit_rows(np.ones((5, 3))), np.stack([1 - second, second], axis=1))
+ranking = rank(pool, plan, 3, np.random.default_rng(0))
+print(json.dumps({"order": ranking.indices.tolist(), "reasons": ranking.reasons, "known": sorted(known)}))
+"""
+
+
+@pytest.mark.parametrize("listed_first", [[], ["list"]])
+def test_a_distribution_of_others_ranks_in_a_new_process_by_its_name_alone(tmp_path, listed_first):
+    write_distribution(tmp_path, THEIRS)
+    paths = [str(tmp_path), *sys.path]
+    answer = subprocess.run(
+        [sys.executable, "-c", THEIR_SCRIPT, *listed_first],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(answer.stdout)
+    assert told["order"] == [1, 4, 2]
+    assert told["reasons"] == ["w 0.8 (2.0x)", "w 0.6 (1.5x)", "w 0.4 (1.0x)"]
+    assert ("second_guess" in told["known"]) == bool(listed_first)
 
 
 def test_an_installed_package_brings_its_own_methods(own_table, tmp_path, monkeypatch):
