@@ -45,7 +45,7 @@ def entropies(p: Floats) -> Floats:
     cost="O(t n c), and t fits",
     use_when="The probabilities are badly calibrated: only the answers of the members count.",
     fails_when="Few members: most tasks are tied at 0. Alone it picks near-duplicates.",
-    words="the committee disagrees ({value:.2f})",
+    words="the committee disagrees by {value:.2f}",
 )
 def vote_entropy(pool: Pool) -> Floats:
     """Members of a committee give different answers.
@@ -73,7 +73,7 @@ def vote_entropy(pool: Pool) -> Floats:
     cost="O(t n c), and t fits",
     use_when="A committee whose members differ in how sure they are, not only in their answers.",
     fails_when="Members fitted on almost the same labels agree about everything. Alone it picks near-duplicates.",
-    words="the committee is divided ({value:.2f})",
+    words="the committee is divided by {value:.2f}",
 )
 def mean_kl(pool: Pool) -> Floats:
     """Members of a committee hold beliefs far from what they believe on average.
@@ -106,7 +106,7 @@ def mean_kl(pool: Pool) -> Floats:
     cost="O(t n c), and t fits",
     use_when="Noisy classes: what no label can settle does not count as doubt.",
     fails_when="Alone it picks near-duplicates; combine it with diversity, or use batch_bald.",
-    words="a label would settle a dispute ({value:.2f})",
+    words="a label would settle a dispute of {value:.2f}",
 )
 def bald(pool: Pool) -> Floats:
     """A label would tell which members are right: all are sure, of different answers.

@@ -117,6 +117,10 @@ class Pool:
         """Number of tasks that may be picked, n."""
         return len(self.embeddings)
 
+    def class_shown(self, index: int) -> str:
+        """Return a class as people read it."""
+        return f"class {index}" if self.class_names is None else repr(self.class_names[index])
+
 
 def subset(pool: Pool, rows: Indices, **changes: Any) -> Pool:  # noqa: ANN401 - fields of Pool
     """Return the tasks of some rows, in that order; what is known about the labelled ones stays.

@@ -13,11 +13,8 @@ from ls_backend.strategies import metadata, registry
 from ls_backend.strategies.balance import class_deficit, value
 from ls_backend.strategies.plan import Plan
 from ls_backend.strategies.pool import Floats, Pool
+from ls_backend.strategies.regimes import Regime, regime_of
 from ls_backend.strategies.search import powered
-
-COLD_START = "cold start"
-MODEL = "model"
-RANDOM = "random"
 
 FROM_A_MODEL = frozenset({"probabilities", "member_probabilities", "dropout_probabilities", "predicted_loss"})
 REMEDIES = {
@@ -36,7 +33,7 @@ class Problem:
     Attributes:
         view: n tasks as `reduction.view` makes them.
         plan: Where it comes from.
-        regime: "cold start", "model" or "random".
+        regime: Phase of labelling, and why.
         diversity: Method of redundancy in force; the cold start may have put it in.
         factors: Name to ((n,) factor in [0, 1], strength), for those that do not change during a search.
         deficits: (n,) class deficits at the start; None without balancing.
@@ -46,7 +43,7 @@ class Problem:
 
     view: Pool
     plan: Plan
-    regime: str
+    regime: Regime
     diversity: Diversity
     factors: dict[str, tuple[Floats, float]]
     deficits: Floats | None
@@ -120,7 +117,7 @@ def concrete(view: Pool, plan: Plan, k: int) -> Problem:
     return Problem(
         view=view,
         plan=plan,
-        regime=RANDOM if nothing else MODEL if has_model else COLD_START,
+        regime=regime_of(view, plan, diversity, undecided=nothing),
         diversity=diversity,
         factors=factors,
         deficits=deficits,

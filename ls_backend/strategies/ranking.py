@@ -29,7 +29,9 @@ class Ranking:
         factors: Name to (k,) float64 in [0, 1], at the moment of the pick.
         ratios: Name to (k,) float64, factor over its median in the pool at the start, at most 1,000.
         reasons: k sentences for an annotator.
-        regime: "cold start" (no model yet), "model" or "random".
+        regime: Phase of labelling: "cold start" (no model yet), "low budget", "high budget", "imbalance guard", or
+            "random" where nothing is preferred.
+        regime_reason: Why it is that phase, with numbers, and what follows, such as "3.2 labels a class".
     """
 
     indices: Indices
@@ -38,6 +40,7 @@ class Ranking:
     ratios: dict[str, Floats]
     reasons: tuple[str, ...]
     regime: str
+    regime_reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +108,8 @@ def rank(pool: Pool, plan: Plan, k: int, rng: np.random.Generator) -> Ranking:
         factors=factors,
         ratios=ratios,
         reasons=reasons.sentences(problem, batch.rows, explore, factors, ratios),
-        regime=problem.regime,
+        regime=problem.regime.name,
+        regime_reason=problem.regime.reason,
     )
 
 

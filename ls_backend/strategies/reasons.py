@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 
 from ls_backend.strategies import registry
 from ls_backend.strategies.pool import Floats, Indices
-from ls_backend.strategies.problem import RANDOM, Problem
+from ls_backend.strategies.problem import Problem
+from ls_backend.strategies.regimes import RANDOM
 
 MAX_PARTS = 3
 NOTABLE_RATIO = 1.1
 ORDINARY_RATIO = 1.0  # enough for the strongest factor
+LARGE_RATIO = 100.0  # beyond it the median is next to nothing, and the number says little
 BY_CHANCE = "picked at random"
 TO_EXPLORE = "picked at random, to see what the model would not ask for"
 ORDINARY = "no single factor stands out"
@@ -34,23 +36,30 @@ def sentences(
         ratios: Name to (k,) factor over its median in the pool.
 
     Returns:
-        k sentences such as "margin 0.04 (3.1x), likely 'crack', which has 3 labels".
+        k sentences such as "far from everything labelled (1.9x the usual), margin 0.04, likely 'crack', which has 3
+        labels". A phrase without a number of its own says how the factor compares with the median of the pool.
     """
-    if problem.regime == RANDOM:
+    if problem.regime.name == RANDOM:
         return (BY_CHANCE,) * len(rows)
+    chosen = {"diversity"} if problem.method is not None and problem.method.kind == "picker" else frozenset[str]()
     written = []
     for position, row in enumerate(rows.tolist()):
         if explore[position]:
             written.append(TO_EXPLORE)
             continue
         notable = sorted(
-            (name for name in factors if _counts(problem, name) and ratios[name][position] >= ORDINARY_RATIO),
+            (
+                name
+                for name in factors
+                if _counts(problem, name)
+                and (ratios[name][position] >= ORDINARY_RATIO or (name in chosen and factors[name][position] > 0))
+            ),
             key=lambda name: -ratios[name][position],
         )
         parts = [
             _words(problem, name, row, factors[name][position], ratios[name][position])
             for rank, name in enumerate(notable)
-            if rank == 0 or ratios[name][position] >= NOTABLE_RATIO
+            if rank == 0 or name in chosen or ratios[name][position] >= NOTABLE_RATIO
         ]
         written.append(", ".join(parts[:MAX_PARTS]) or ORDINARY)
     return tuple(written)
@@ -69,18 +78,25 @@ def _words(problem: Problem, name: str, row: int, factor: float, ratio: float) -
     if name == "balance":
         return _missing_class(problem, row)
     if name == "value":
-        return f"worth more than most ({ratio:.1f}x)"
+        return f"worth more than most{_compared(ratio)}"
     if name.startswith("metadata:"):
         field = name.removeprefix("metadata:")
-        return f"{field} {_shown(problem.view.metadata[field][row])} ({ratio:.1f}x)"
+        return f"{field} {_shown(problem.view.metadata[field][row])}{_compared(ratio)}"
     objectives = problem.plan.objectives
     chosen = {
         "uncertainty": objectives.uncertainty.method,
         "diversity": problem.diversity.method,
         "representativeness": objectives.representativeness.method,
     }[name]
-    words = registry.find(name, chosen).words.format(value=factor, rest=1.0 - factor)
-    return f"{words} ({ratio:.1f}x)"
+    words = registry.find(name, chosen).words
+    said = words.format(value=factor, rest=1.0 - factor)
+    return said if said != words else said + _compared(ratio)
+
+
+def _compared(ratio: float) -> str:
+    if ratio < NOTABLE_RATIO:
+        return ""
+    return f" (over {LARGE_RATIO:.0f}x the usual)" if ratio > LARGE_RATIO else f" ({ratio:.1f}x the usual)"
 
 
 def _missing_class(problem: Problem, row: int) -> str:
@@ -88,8 +104,8 @@ def _missing_class(problem: Problem, row: int) -> str:
     assert view.probabilities is not None  # balance is a factor only with a model
     index = int(np.argmax(view.probabilities[row] * problem.deficit().of_classes()))
     n_labels = 0 if view.labelled_counts is None else int(view.labelled_counts[index])
-    name = repr(view.class_names[index]) if view.class_names is not None else f"class {index}"
-    return f"likely {name}, which has {n_labels} label{'' if n_labels == 1 else 's'}"
+    chance = "likely" if index == int(np.argmax(view.probabilities[row])) else "perhaps"
+    return f"{chance} {view.class_shown(index)}, which has {n_labels} label{'' if n_labels == 1 else 's'}"
 
 
 def _shown(value: object) -> str:

@@ -103,7 +103,7 @@ def least_confidence(pool: Pool) -> Floats:
     cost="O(n c^2)",
     use_when="Wrong answers cost different amounts: a missed defect is worse than a false alarm.",
     fails_when="Badly calibrated probabilities; alone it picks near-duplicates.",
-    words="even the best answer may cost much ({value:.2f})",
+    words="even the best answer may cost {value:.2f} of the worst",
 )
 def expected_cost(pool: Pool) -> Floats:
     """Even the best answer the model can give is expected to be costly.

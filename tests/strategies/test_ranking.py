@@ -203,7 +203,7 @@ def test_reasons_name_the_numbers_an_annotator_can_check():
     plan = Plan.from_json({"preset": "margin", "objectives": {"balance": {}}, "explore": 0})
     ranking = rank(pool, plan, 1, np.random.default_rng(0))
     assert ranking.indices.tolist() == [4]
-    assert ranking.reasons == ("margin 0.04 (6.4x), likely 'crack', which has 1 label",)
+    assert ranking.reasons == ("margin 0.04, likely 'crack', which has 1 label",)
     assert ranking.ratios["uncertainty"] == pytest.approx([0.96 / 0.15])
 
 

@@ -1,0 +1,91 @@
+"""Which phase of labelling a pool is in, and what follows from it.
+
+One formula serves every phase that has a model: the kernel of coverage narrows as labels grow dense, which turns
+coverage of the outline into coverage of details, and missing classes weigh by how much they lack. Switching to another
+method at some number of labels lost or changed nothing wherever it was measured (decision 6). So a phase decides what
+stands in before the first model, and tells the admin where an objective of theirs does harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ls_backend.settings import Diversity
+from ls_backend.strategies.plan import Plan
+from ls_backend.strategies.pool import Pool
+
+RANDOM = "random"
+COLD_START = "cold start"
+LOW_BUDGET = "low budget"
+HIGH_BUDGET = "high budget"
+IMBALANCE = "imbalance guard"
+
+ENOUGH_LABELS = 5.0  # a class, on average; from here on typicality costs accuracy even where classes are balanced
+IMBALANCED = 5.0  # times as many labels as the rarest class has
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A phase of labelling.
+
+    Attributes:
+        name: "random", "cold start", "low budget", "high budget" or "imbalance guard".
+        reason: Why, with numbers, and what follows; a clause without a full stop.
+    """
+
+    name: str
+    reason: str
+
+
+def regime_of(pool: Pool, plan: Plan, diversity: Diversity, *, undecided: bool) -> Regime:
+    """Tell the phase from what is labelled.
+
+    Args:
+        pool: Tasks, and the labels so far; without counts the labelled embeddings are counted.
+        plan: Objectives as the admin wants them.
+        diversity: Redundancy in force, which may stand in for what the plan asks for.
+        undecided: Whether nothing of the plan prefers any task.
+
+    Returns:
+        The phase; imbalance goes before the number of labels.
+    """
+    if undecided:
+        return Regime(RANDOM, "nothing is preferred, so chance decides")
+    if pool.probabilities is None:
+        return Regime(COLD_START, _before_the_first_model(plan, diversity))
+    warning = _warning(plan)
+    counts = pool.labelled_counts
+    if counts is not None and counts.max() > IMBALANCED * max(float(counts.min()), 1.0):
+        most, least = int(np.argmax(counts)), int(np.argmin(counts))
+        spread = f"{pool.class_shown(most)} has {counts[most]:g} labels and {pool.class_shown(least)} {counts[least]:g}"
+        follows = ", so missing classes come first" if plan.objectives.balance.strength > 0 else ""
+        return Regime(IMBALANCE, spread + follows + warning)
+    per_class = _n_labels(pool) / pool.probabilities.shape[1]
+    covers = diversity.strength > 0 and diversity.method == "coverage"
+    labels = f"{per_class:.1f} labels a class"
+    if per_class < ENOUGH_LABELS:
+        return Regime(LOW_BUDGET, labels + (", so each stands for a wide surrounding" if covers else ""))
+    return Regime(HIGH_BUDGET, labels + (", so coverage looks at details" if covers else "") + warning)
+
+
+def _before_the_first_model(plan: Plan, diversity: Diversity) -> str:
+    wanted = plan.objectives
+    if not diversity.strength:
+        return "no model yet, and nothing asks for one"
+    replaced = diversity != wanted.diversity or wanted.uncertainty.strength or wanted.balance.strength
+    return f"no model yet, so {diversity.method} decides" + (" in the place of what needs one" if replaced else "")
+
+
+def _n_labels(pool: Pool) -> float:
+    if pool.labelled_counts is not None:
+        return float(pool.labelled_counts.sum())
+    return 0.0 if pool.labelled_embeddings is None else float(len(pool.labelled_embeddings))
+
+
+def _warning(plan: Plan) -> str:
+    typicality = plan.objectives.representativeness
+    if typicality.strength <= 0:
+        return ""
+    return f"; {typicality.method} has strength {typicality.strength:g} and starves rare classes, 0 is better here"

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ls_backend.strategies import Plan, Pool, rank, unit_rows
+
+
+def make_pool(counts, names=("ok", "dent", "crack"), n=40):
+    rng = np.random.default_rng(0)
+    return Pool(
+        embeddings=unit_rows(rng.normal(size=(n, 6))),
+        probabilities=rng.dirichlet(np.ones(3), size=n),
+        labelled_embeddings=unit_rows(rng.normal(size=(7, 6))),
+        labelled_counts=counts,
+        class_names=names,
+    )
+
+
+def phase(pool, preset="auto", **objectives):
+    plan = Plan.from_json({"preset": preset, "objectives": objectives, "explore": 0})
+    ranking = rank(pool, plan, 5, np.random.default_rng(0))
+    return ranking.regime, ranking.regime_reason
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([0, 0, 0], ("low budget", "0.0 labels a class, so each stands for a wide surrounding")),
+        ([5, 5, 4], ("low budget", "4.7 labels a class, so each stands for a wide surrounding")),
+        ([5, 5, 5], ("high budget", "5.0 labels a class, so coverage looks at details")),
+        ([50, 20, 10], ("high budget", "26.7 labels a class, so coverage looks at details")),
+        ([5, 2, 0], ("low budget", "2.3 labels a class, so each stands for a wide surrounding")),
+        ([6, 2, 0], ("imbalance guard", "'ok' has 6 labels and 'crack' 0, so missing classes come first")),
+        ([51, 20, 10], ("imbalance guard", "'ok' has 51 labels and 'crack' 10, so missing classes come first")),
+    ],
+)
+def test_the_labels_so_far_decide_the_phase_and_are_its_reason(counts, expected):
+    assert phase(make_pool(counts)) == expected
+
+
+def test_without_a_model_the_phase_says_what_decides_instead():
+    pool = replace(make_pool([0, 0, 0]), probabilities=None)
+    stands_in = "no model yet, so coverage decides in the place of what needs one"
+    assert phase(pool) == ("cold start", stands_in)
+    assert phase(pool, "margin") == ("cold start", stands_in)
+    assert phase(pool, "badge") == ("cold start", stands_in)
+    assert phase(pool, "core_set") == ("cold start", "no model yet, so core_set decides")
+    rules = [{"field": "light"}]
+    pool = replace(pool, metadata={"light": np.arange(40)})
+    assert phase(pool, "random", metadata=rules) == ("cold start", "no model yet, and nothing asks for one")
+
+
+def test_where_nothing_is_preferred_chance_decides_whatever_is_labelled():
+    assert phase(make_pool([50, 1, 1]), "random") == ("random", "nothing is preferred, so chance decides")
+
+
+def test_a_single_method_stays_what_it_is_in_every_phase():
+    assert phase(make_pool([2, 2, 2]), "margin") == ("low budget", "2.0 labels a class")
+    assert phase(make_pool([9, 9, 9]), "margin") == ("high budget", "9.0 labels a class")
+    assert phase(make_pool([9, 9, 1], names=None), "margin") == ("imbalance guard", "class 0 has 9 labels and class 2 1")
+
+
+@pytest.mark.parametrize(
+    ("counts", "warned"), [([2, 2, 2], False), ([9, 9, 9], True), ([9, 1, 1], True), ([90, 1, 0], True)]
+)
+def test_typicality_counts_as_the_admin_wants_and_the_phase_says_where_it_does_harm(counts, warned):
+    wanted = {"representativeness": {"strength": 1}}
+    _, reason = phase(make_pool(counts), **wanted)
+    assert ("; density has strength 1 and starves rare classes, 0 is better here" in reason) == warned
+    plan = Plan.from_json({"objectives": wanted, "explore": 0})
+    assert "representativeness" in rank(make_pool(counts), plan, 5, np.random.default_rng(0)).factors
+
+
+@pytest.mark.parametrize("counts", [[0, 0, 0], [2, 2, 2], [90, 1, 0]])
+def test_typicality_is_off_in_every_phase_where_nobody_asks_for_it(counts):
+    ranking = rank(make_pool(counts), Plan.preset("auto"), 5, np.random.default_rng(0))
+    assert set(ranking.factors) == {"uncertainty", "diversity", "balance"}
+
+
+def test_without_counts_the_labelled_embeddings_are_counted():
+    assert phase(make_pool(None)) == ("low budget", "2.3 labels a class, so each stands for a wide surrounding")
+    assert phase(replace(make_pool(None), labelled_embeddings=None))[0] == "low budget"
