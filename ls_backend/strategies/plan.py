@@ -187,6 +187,13 @@ def _preset(name: str) -> dict[str, Any]:
 def _resolved(objectives: Objectives) -> Objectives:
     """Make a rule that only filters (min or max, no strength given) have no preference."""
     rules = tuple(_resolved_rule(rule) for rule in objectives.metadata)
+    preferring = [rule.field for rule in rules if rule.strength]
+    twice = sorted({field for field in preferring if preferring.count(field) > 1})
+    if twice:
+        raise SettingsError(
+            f"Several metadata rules prefer values of {twice}; expected one for each field. Merge them, or give the "
+            "others strength 0."
+        )
     return objectives.model_copy(update={"metadata": rules})
 
 

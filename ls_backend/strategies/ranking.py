@@ -107,7 +107,7 @@ def rank(pool: Pool, plan: Plan, k: int, rng: np.random.Generator) -> Ranking:
         utilities=batch.utilities,
         factors=factors,
         ratios=ratios,
-        reasons=reasons.sentences(problem, batch.rows, explore, factors, ratios),
+        reasons=reasons.sentences(problem, batch.rows, explore, factors, ratios, medians),
         regime=problem.regime.name,
         regime_reason=problem.regime.reason,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,7 @@ MAX_PARTS = 3
 NOTABLE_RATIO = 1.1
 ORDINARY_RATIO = 1.0  # enough for the strongest factor
 LARGE_RATIO = 100.0  # beyond it the median is next to nothing, and the number says little
+NUMBER = re.compile(r"\{.*?\}")
 BY_CHANCE = "picked at random"
 TO_EXPLORE = "picked at random, to see what the model would not ask for"
 ORDINARY = "no single factor stands out"
@@ -25,6 +28,7 @@ def sentences(
     explore: NDArray[np.bool_],
     factors: dict[str, Floats],
     ratios: dict[str, Floats],
+    medians: dict[str, float],
 ) -> tuple[str, ...]:
     """Say for each pick which factors stand out, the strongest first.
 
@@ -34,10 +38,11 @@ def sentences(
         explore: (k,) picks made at random.
         factors: Name to (k,) factor at the pick.
         ratios: Name to (k,) factor over its median in the pool.
+        medians: Name to that median.
 
     Returns:
-        k sentences such as "far from everything labelled (1.9x the usual), margin 0.04, likely 'crack', which has 3
-        labels". A phrase without a number of its own says how the factor compares with the median of the pool.
+        k sentences such as "far from everything labelled (1.9x the usual), margin 0.04 (usually 0.71), likely 'crack',
+        which has 3 labels".
     """
     if problem.regime.name == RANDOM:
         return (BY_CHANCE,) * len(rows)
@@ -57,7 +62,7 @@ def sentences(
             key=lambda name: -ratios[name][position],
         )
         parts = [
-            _words(problem, name, row, factors[name][position], ratios[name][position])
+            _words(problem, name, row, factors[name][position], ratios[name][position], medians[name])
             for rank, name in enumerate(notable)
             if rank == 0 or name in chosen or ratios[name][position] >= NOTABLE_RATIO
         ]
@@ -74,14 +79,13 @@ def _counts(problem: Problem, name: str) -> bool:
     return problem.factors[name][1] > 0
 
 
-def _words(problem: Problem, name: str, row: int, factor: float, ratio: float) -> str:
+def _words(problem: Problem, name: str, row: int, factor: float, ratio: float, median: float) -> str:
     if name == "balance":
         return _missing_class(problem, row)
     if name == "value":
         return f"worth more than most{_compared(ratio)}"
     if name.startswith("metadata:"):
-        field = name.removeprefix("metadata:")
-        return f"{field} {_shown(problem.view.metadata[field][row])}{_compared(ratio)}"
+        return _preferred(problem, name.removeprefix("metadata:"), row, factor, ratio)
     objectives = problem.plan.objectives
     chosen = {
         "uncertainty": objectives.uncertainty.method,
@@ -89,8 +93,18 @@ def _words(problem: Problem, name: str, row: int, factor: float, ratio: float) -
         "representativeness": objectives.representativeness.method,
     }[name]
     words = registry.find(name, chosen).words
-    said = words.format(value=factor, rest=1.0 - factor)
-    return said if said != words else said + _compared(ratio)
+    number = NUMBER.search(words)
+    if number is None:
+        return words + _compared(ratio)
+    usual = number[0].format(value=median, rest=1.0 - median)
+    return f"{words.format(value=factor, rest=1.0 - factor)} (usually {usual})"
+
+
+def _preferred(problem: Problem, field: str, row: int, factor: float, ratio: float) -> str:
+    shown = f"{field} {_shown(problem.view.metadata[field][row])}"
+    if any(rule.field == field and rule.weights is not None for rule in problem.plan.objectives.metadata):
+        return f"{shown} is preferred{_compared(ratio)}"
+    return f"{shown} is among the highest {max(1.0 - factor, 0.01):.0%}"
 
 
 def _compared(ratio: float) -> str:
@@ -102,7 +116,9 @@ def _compared(ratio: float) -> str:
 def _missing_class(problem: Problem, row: int) -> str:
     view = problem.view
     assert view.probabilities is not None  # balance is a factor only with a model
-    index = int(np.argmax(view.probabilities[row] * problem.deficit().of_classes()))
+    worth = problem.deficit().of_classes()
+    above = worth - worth.min()  # so that a class with many labels is not named for being the best guess
+    index = int(np.argmax(view.probabilities[row] * (above if above.any() else worth)))
     n_labels = 0 if view.labelled_counts is None else int(view.labelled_counts[index])
     chance = "likely" if index == int(np.argmax(view.probabilities[row])) else "perhaps"
     return f"{chance} {view.class_shown(index)}, which has {n_labels} label{'' if n_labels == 1 else 's'}"

@@ -79,7 +79,8 @@ class Strategy:
         cost: Order of the work, for n tasks, c classes, k picks, r reference points.
         use_when: When to choose it.
         fails_when: When not to.
-        words: Phrase of a reason; `{value}` is the factor, `{rest}` is 1 minus it.
+        words: Phrase of a reason; `{value}` is the factor, `{rest}` is 1 minus it, at most one of them. A phrase that
+            shows neither is followed by how the factor compares with the median of the pool.
     """
 
     name: str

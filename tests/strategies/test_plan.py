@@ -48,18 +48,30 @@ def test_unknown_names_are_errors_with_the_nearest_one(raw, expected):
 
 
 @pytest.mark.parametrize(
-    "raw",
+    ("raw", "expected"),
     [
-        '{"explore": 2}',
-        "[]",
-        "{",
-        '{"objectives": {"uncertainy": {}}}',
-        '{"objectives": {"metadata": [{"field": ""}]}}',
+        ('{"explore": 2}', "explore is 2: .*less than or equal to 1"),
+        ("[]", "are a list; expected a JSON object"),
+        ("{", "not JSON .*expected an object such as"),
+        ('{"objectives": {"uncertainy": {}}}', "objectives.uncertainy is not a setting; did you mean uncertainty"),
+        ({"objectives": {"metadata": [{"field": ""}]}}, "metadata.0.field .*at least 1 character"),
+        ({"objectives": {"uncertainty": {"strength": 9}}}, "uncertainty.strength is 9: .*less than or equal to 4"),
+        ({"objectives": {"balance": {"strength": "much"}}}, "balance.strength is much: .*a valid number"),
+        ({"objectives": {"value": {"classes": {"a": 0}}}}, "value.classes.a is 0: .*greater than 0"),
+        ({"objectives": {"representativeness": {"drop_outliers": 0.9}}}, "drop_outliers is 0.9: .*equal to 0.5"),
     ],
 )
-def test_malformed_plans_are_settings_errors(raw):
-    with pytest.raises(SettingsError):
+def test_malformed_plans_are_settings_errors_with_value_and_expectation(raw, expected):
+    with pytest.raises(SettingsError, match=expected) as caught:
         Plan.from_json(raw)
+    assert caught.value.hint.startswith("Correct the setting")
+
+
+def test_two_preferences_for_one_field_are_refused_and_a_filter_beside_one_is_not():
+    rules = [{"field": "light", "min": 3}, {"field": "light"}]
+    assert len(Plan.from_json({"objectives": {"metadata": rules}}).objectives.metadata) == 2
+    with pytest.raises(SettingsError, match=r"prefer values of \['light'\]; expected one .*Merge them"):
+        Plan.from_json({"objectives": {"metadata": [*rules, {"field": "light", "strength": -1}]}})
 
 
 def test_a_range_the_wrong_way_round_is_refused():

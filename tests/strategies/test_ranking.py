@@ -133,6 +133,21 @@ def test_random_draws_every_task_equally_often():
     assert scipy.stats.chisquare(counts).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("missing", [None, "", np.nan])
+def test_a_task_that_lacks_the_field_stays_in_the_middle(missing):
+    light = np.array([*range(100), missing], dtype=object)
+    rules = [{"field": "light", "min": 20, "strength": 1}]
+    plan = Plan.from_json({"preset": "random", "objectives": {"metadata": rules}, "explore": 0})
+    ranking = rank(make_pool(n=101, metadata={"light": light}), plan, 101, np.random.default_rng(0))
+    assert sorted(ranking.indices.tolist()) == list(range(20, 101))
+    assert ranking.indices.tolist().index(100) == 40
+
+
+def test_fewer_than_no_tasks_cannot_be_picked():
+    with pytest.raises(PoolInvalid, match=r"-1 tasks .* 300; expected 0 to 300. Ask"):
+        rank(make_pool(), Plan.preset("auto"), -1, np.random.default_rng(0))
+
+
 def test_filtered_tasks_never_come_back():
     light = np.arange(300.0)
     plan = Plan.from_json({"objectives": {"metadata": [{"field": "light", "min": 280}]}, "explore": 0.5})
@@ -203,8 +218,35 @@ def test_reasons_name_the_numbers_an_annotator_can_check():
     plan = Plan.from_json({"preset": "margin", "objectives": {"balance": {}}, "explore": 0})
     ranking = rank(pool, plan, 1, np.random.default_rng(0))
     assert ranking.indices.tolist() == [4]
-    assert ranking.reasons == ("margin 0.04, likely 'crack', which has 1 label",)
+    assert ranking.reasons == ("margin 0.04 (usually 0.85), likely 'crack', which has 1 label",)
     assert ranking.ratios["uncertainty"] == pytest.approx([0.96 / 0.15])
+
+
+def test_a_class_that_is_not_the_best_guess_is_only_perhaps_the_missing_one():
+    pool = make_pool(n=30, c=3, probabilities=np.tile([0.6, 0.3, 0.1], (30, 1)), labelled_counts=[50, 50, 0])
+    plan = Plan.from_json({"preset": "random", "objectives": {"balance": {}}, "explore": 0})
+    assert rank(pool, plan, 1, np.random.default_rng(0)).reasons == ("perhaps 'c', which has 0 labels",)
+
+
+def test_reasons_compare_with_what_is_usual_in_the_pool():
+    probabilities = np.tile([0.999, 0.001], (40, 1))
+    probabilities[7] = 0.5
+    light = np.arange(40.0)
+    pool = make_pool(n=40, c=2, probabilities=probabilities, metadata={"light": light, "site": ["A", *["B"] * 39]})
+    for objectives, expected in (
+        ({"metadata": [{"field": "light"}]}, (39, "light 39 is among the highest 1%")),
+        ({"metadata": [{"field": "site", "weights": {"A": 2}}]}, (0, "site A is preferred (2.0x the usual)")),
+        ({"uncertainty": {}}, (7, "margin 0.00 (usually 1.00)")),
+        ({"value": {"classes": {"b": 500}}}, (7, "worth more than most (over 100x the usual)")),
+    ):
+        plan = Plan.from_json({"preset": "random", "objectives": objectives, "explore": 0})
+        ranking = rank(pool, plan, 1, np.random.default_rng(0))
+        assert (int(ranking.indices[0]), ranking.reasons[0]) == expected
+
+
+def test_the_picks_of_a_method_that_chooses_whole_batches_say_so_even_when_they_are_ordinary():
+    ranking = rank(make_pool(), Plan.preset("badge"), 8, np.random.default_rng(0))
+    assert all(reason.startswith("would change the model in its own way") for reason in ranking.reasons)
 
 
 def test_utilities_are_the_product_of_the_factors():

@@ -60,7 +60,10 @@ def test_where_nothing_is_preferred_chance_decides_whatever_is_labelled():
 def test_a_single_method_stays_what_it_is_in_every_phase():
     assert phase(make_pool([2, 2, 2]), "margin") == ("low budget", "2.0 labels a class")
     assert phase(make_pool([9, 9, 9]), "margin") == ("high budget", "9.0 labels a class")
-    assert phase(make_pool([9, 9, 1], names=None), "margin") == ("imbalance guard", "class 0 has 9 labels and class 2 1")
+    assert phase(make_pool([9, 9, 1], names=None), "margin") == (
+        "imbalance guard",
+        "class 0 has 9 labels and class 2 1",
+    )
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_one_decorated_function_is_a_new_method(own_table):
     pool = Pool(unit_rows(np.ones((9, 2))), np.full((9, 2), 0.5))
     ranking = rank(pool, plan, 3, np.random.default_rng(0))
     assert ranking.indices.tolist() == [8, 7, 6]
-    assert ranking.reasons[0] == "w 0.9"
+    assert ranking.reasons[0] == "w 0.9 (usually 0.4)"
 
 
 @pytest.mark.parametrize("answer", [np.full(9, 2.0), np.full(9, np.nan), np.zeros(4)])
@@ -108,7 +108,7 @@ def test_a_distribution_of_others_ranks_in_a_new_process_by_its_name_alone(tmp_p
     )
     told = json.loads(answer.stdout)
     assert told["order"] == [1, 4, 2]
-    assert told["reasons"] == ["w 0.8", "w 0.6", "w 0.4"]
+    assert told["reasons"] == [f"w {value} (usually 0.4)" for value in (0.8, 0.6, 0.4)]
     assert ("second_guess" in told["known"]) == bool(listed_first)
 
 
