@@ -27,8 +27,9 @@ def test_entropy_agrees_with_scipy(probabilities):
     assert np.allclose(entropy(pool_of(probabilities)), expected, atol=1e-6)
 
 
-def test_least_confidence_orders_by_the_likeliest_class(probabilities):
-    assert (np.argsort(least_confidence(pool_of(probabilities))) == np.argsort(-probabilities.max(axis=1))).all()
+def test_least_confidence_is_the_chance_of_error_next_to_that_of_guessing(probabilities):
+    expected = [(1 - max(row)) / (1 - 1 / 6) for row in probabilities.tolist()]
+    assert np.allclose(least_confidence(pool_of(probabilities)), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("measure", [margin, entropy, least_confidence])
