@@ -108,8 +108,6 @@ def _preferred(problem: Problem, field: str, row: int, factor: float, ratio: flo
 
 
 def _compared(ratio: float) -> str:
-    if ratio < NOTABLE_RATIO:
-        return ""
     return f" (over {LARGE_RATIO:.0f}x the usual)" if ratio > LARGE_RATIO else f" ({ratio:.1f}x the usual)"
 
 
