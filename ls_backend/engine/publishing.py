@@ -286,13 +286,20 @@ def collect(context: Context, project: Project, *, budget_s: float, force: bool 
 
 
 def _drop_kept(context: Context, project: Project) -> None:
-    """Delete some of the kept rows nobody can hold any more, and the oldest where too many have piled up."""
+    """Delete some of the kept rows nobody can hold any more, and the least likely ones where too many have piled up.
+
+    Of an answered task an editor needs its row only to change the answer. A task that is not answered may be locked by
+    somebody who has it open since that window, however long ago: it goes last.
+    """
     now = datetime.now(UTC)
     kept = context.store.windows.kept_rows(project.id, older_than=now)
-    surplus = kept[: max(0, len(kept) - KEPT_ROWS)]
-    held = held_now(context, project.id) if surplus else set()
     due = [row for row in kept if row.kept_at < now - KEPT_FOR]
-    due += [row for row in surplus[len(due) :] if (row.version, row.task_id) not in held]
+    surplus = len(kept) - len(due) - KEPT_ROWS
+    if surplus > 0:
+        held = held_now(context, project.id)
+        unanswered = context.store.tasks.available(project.id, with_skipped=True)
+        rest = [row for row in kept[len(due) :] if (row.version, row.task_id) not in held]
+        due += sorted(rest, key=lambda row: row.task_id in unanswered)[:surplus]  # stable: of equals the oldest first
     for row in due[:SINGLE_DELETES]:
         context.client(project).delete_prediction(row.prediction_id)
         context.store.windows.forget_kept(project.id, [row.prediction_id])

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from ls_backend.engine import publishing
+from ls_backend.engine.sync import sync
 from ls_backend.engine.update import update_project
 from ls_backend.labelstudio import label_config
 
@@ -248,6 +249,21 @@ def test_kept_rows_never_pile_up_beyond_their_bound_except_those_of_held_tasks(m
         publishing.collect(lab.context, lab.project, budget_s=60, force=True)
     assert lab.client.version_counts(lab.pid)["al-kept"] <= 4 + 4, "two rows are served last, in two windows at most"
     assert lab.label(held["id"], parent_prediction=held["predictions"][0]["id"]) > 0
+
+
+def test_what_somebody_opened_long_ago_outlives_rows_of_answered_tasks(make_lab, monkeypatch):
+    lab = make_lab(40, labelled=6)
+    lab.update()
+    opened = lab.client.next_task(lab.pid)  # by somebody who has not answered anything
+    monkeypatch.setattr(publishing, "KEPT_ROWS", 60)
+    for turn in range(12):
+        rest = [task_id for task_id in lab.queue() if task_id != opened["id"]]
+        lab.label(rest[turn % 3])
+        sync(lab.context, lab.pid)
+        publish(lab, [*rest, opened["id"]], generation=lab.context.store.projects.bump(lab.pid))
+        publishing.collect(lab.context, lab.project, budget_s=60, force=True)
+    assert lab.client.version_counts(lab.pid)["al-kept"] == 60, "more were kept, and the surplus is gone"
+    assert lab.label(opened["id"], parent_prediction=opened["predictions"][0]["id"]) > 0
 
 
 def test_old_windows_wait_for_their_grace(make_lab):
