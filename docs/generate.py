@@ -120,6 +120,7 @@ def _method(method: Strategy) -> list[str]:
     facts = {
         "Formula": f"`{method.formula}`",
         "Needs": ", ".join(f"`{field}`" for field in sorted(method.needs)) or "nothing",
+        **({"Uses if there": ", ".join(f"`{field}`" for field in sorted(method.uses))} if method.uses else {}),
         "Use when": method.use_when,
         "Fails when": method.fails_when,
         "Cost": f"`{method.cost}`",

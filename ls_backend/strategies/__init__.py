@@ -28,6 +28,7 @@ from ls_backend.strategies import (
 )
 from ls_backend.strategies.plan import Plan, presets
 from ls_backend.strategies.pool import Pool, unit_rows
+from ls_backend.strategies.problem import needs
 from ls_backend.strategies.ranking import Ranking, rank
 from ls_backend.strategies.reduction import Reduction, fit_reduction
 from ls_backend.strategies.registry import Balancer, Gain, Strategy, balancer, gain, picker, scorer, strategies
@@ -56,6 +57,7 @@ __all__ = [
     "balancer",
     "fit_reduction",
     "gain",
+    "needs",
     "picker",
     "presets",
     "rank",

@@ -51,6 +51,7 @@ class Trace:
     "bait",
     objective="diversity",
     needs={"embeddings", "probabilities"},
+    uses={"labelled_probabilities"},
     formula="argmin_S tr((0.01 I + sum_(L+S) w z z')^-1 mean_pool w z z'), w = p1 (1 - p1)",
     source="Ash, Goel, Krishnamurthy & Kakade 2021, Gone Fishing, arXiv:2106.09675, algorithm 1; w as in Huseljic, "
     "Herde, Rauch, Hahn & Sick 2024, Fast Fishing, arXiv:2404.08981",

@@ -159,6 +159,17 @@ def methods_in_use(plan: Plan, *, has_model: bool) -> list[registry.Strategy]:
     return methods
 
 
+def needs(plan: Plan, *, has_model: bool) -> frozenset[str]:
+    """Name the optional fields of `Pool` that a plan asks for, so that nothing else has to be computed.
+
+    Args:
+        plan: Objectives.
+        has_model: Whether the pool has probabilities; before the first model other methods decide.
+    """
+    methods = methods_in_use(plan, has_model=has_model)
+    return frozenset(name for method in methods for name in method.needs | method.uses)
+
+
 def _diversity(plan: Plan, *, has_model: bool) -> Diversity:
     """The redundancy in force: coverage steps in where a plan asks for a model that is not there yet."""
     wanted = plan.objectives

@@ -73,6 +73,7 @@ class Strategy:
         objective: Objective of the project settings it is a method of.
         function: The method itself.
         needs: Optional fields of `Pool` it cannot do without.
+        uses: Optional fields of `Pool` it does better with.
         summary: One line for an annotator.
         formula: What is computed, in ASCII.
         source: Paper it follows.
@@ -88,6 +89,7 @@ class Strategy:
     objective: str
     function: Callable[..., Any]
     needs: frozenset[str]
+    uses: frozenset[str]
     summary: str
     formula: str
     source: str
@@ -112,6 +114,7 @@ def register(
     fails_when: str,
     words: str,
     needs: AbstractSet[str] = frozenset(),
+    uses: AbstractSet[str] = frozenset(),
 ) -> Callable[[Method], Method]:
     """Enter the decorated function in the table; fields as in `Strategy`, the summary is its docstring's first line.
 
@@ -130,6 +133,7 @@ def register(
             objective=objective,
             function=function,
             needs=frozenset(needs),
+            uses=frozenset(uses),
             summary=(function.__doc__ or "").strip().partition("\n")[0],
             formula=formula,
             source=source,

@@ -222,11 +222,11 @@ def train(features: Floats, labels: Labels, holdout: NDArray[np.bool_], n_classe
     head = fit_head(features, labels, n_classes)
     rest = ~holdout
     if not holdout.any() or len(np.unique(labels[rest])) < 2:
-        judged = _fold_logits(features, labels, n_classes, seed)
+        judged = out_of_fold_logits(features, labels, n_classes, seed)
         head = replace(head, temperature=_usable_temperature(judged, labels))
         return Trained(head=head, evaluation_head=head, metrics=Metrics(n_holdout=0))
     measured = fit_head(features[rest], labels[rest], n_classes)
-    judged = _fold_logits(features[rest], labels[rest], n_classes, seed)
+    judged = out_of_fold_logits(features[rest], labels[rest], n_classes, seed)
     measured = replace(measured, temperature=_usable_temperature(judged, labels[rest]))
     unseen = measured.logits(features[holdout])
     served = _usable_temperature(np.vstack([judged, unseen]), np.concatenate([labels[rest], labels[holdout]]))
@@ -234,8 +234,18 @@ def train(features: Floats, labels: Labels, holdout: NDArray[np.bool_], n_classe
     return Trained(head=replace(head, temperature=served), evaluation_head=measured, metrics=metrics)
 
 
-def _fold_logits(features: Floats, labels: Labels, n_classes: int, seed: int) -> Floats:
-    """Return (n, c) logits of heads that did not see the label they judge; -inf where none could."""
+def out_of_fold_logits(features: Floats, labels: Labels, n_classes: int, seed: int) -> Floats:
+    """Judge every label by a head that did not see it.  Five fits.
+
+    Args:
+        features: (n, d) float32, rows of unit length.
+        labels: (n,) int64 in 0..n_classes-1.
+        n_classes: Columns of the head.
+        seed: Decides the five stratified folds.
+
+    Returns:
+        (n, c) float32 logits before temperature; -inf for classes that the other folds lack.
+    """
     fold = _folds(labels, seed)
     logits = np.full((len(labels), n_classes), -np.inf, np.float32)
     for k in range(_FOLDS):
