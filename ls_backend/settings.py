@@ -193,12 +193,22 @@ class MetadataRule(Words):
 
 
 class Value(Words):
-    """What a label of each class is worth."""
+    """What a label of each class is worth, and what wrong answers cost."""
 
     classes: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="Worth of a label of each class; classes not named count 1."
     )
+    costs: dict[str, dict[str, Annotated[float, Field(ge=0)]]] = Field(
+        default_factory=dict,
+        description="Cost of an answer for the method `expected_cost`, by true class and then by answer, as in "
+        '`{"crack": {"fine": 20}}`. Not named: 1 for a wrong answer, 0 for the right one.',
+    )
     strength: Strength = Field(default=1.0, description="Exponent of this factor; 0 turns it off, negative inverts it.")
+
+    @property
+    def priced_classes(self) -> frozenset[str]:
+        """Classes that the costs speak of, as truth or as answer."""
+        return frozenset(name for truth, answers in self.costs.items() for name in (truth, *answers))
 
 
 class Objectives(Words):

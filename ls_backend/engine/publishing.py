@@ -13,7 +13,7 @@ import numpy as np
 from ls_backend import logs
 from ls_backend.domain import LabelSchema, Prediction, ProjectState, Window
 from ls_backend.engine.context import Context
-from ls_backend.engine.rerank import ACTIVE, Ranked
+from ls_backend.engine.held import ACTIVE, held_now, held_tasks
 from ls_backend.engine.sync import forget_tasks
 from ls_backend.labelstudio import label_config, publish
 from ls_backend.store import Project, WindowRow
@@ -35,13 +35,6 @@ KEPT_ROWS = 3_800
 SINGLE_DELETES = 15
 """Expired rows deleted in one go; each costs Label Studio about 70 ms."""
 
-NEWCOMERS = 2
-"""People at once who may hold a task although they have not answered one for a day; the rest must reload."""
-
-CLOCKS = timedelta(seconds=1)
-"""Allowance for the clocks of two machines, and for the moment between an answer and the next task."""
-
-
 _WINDOW_NAME = re.compile(r"al-(?:cold|\d+-[0-9a-f]{8}):(\d+)")
 
 
@@ -60,26 +53,6 @@ class Head:
 def annotators(context: Context, project_id: int) -> int:
     """Return how many people label a project, at least 1."""
     return max(1, context.store.tasks.annotators(project_id, datetime.now(UTC) - ACTIVE))
-
-
-def rows_of(ranked: Ranked) -> list[WindowRow]:
-    """Turn a ranking into the rows of a window."""
-    rows = []
-    for place, task_id in enumerate(ranked.task_ids):
-        scored = place < len(ranked.reasons)
-        probabilities = ranked.probabilities[place] if scored and ranked.probabilities is not None else None
-        rows.append(
-            WindowRow(
-                task_id=task_id,
-                rank=place,
-                utility=float(ranked.utilities[place]) if scored else None,
-                factors={key: float(value[place]) for key, value in ranked.factors.items()} if scored else {},
-                ratios={key: float(value[place]) for key, value in ranked.ratios.items()} if scored else {},
-                reason=ranked.reasons[place] if scored else "no embedding yet, or skipped before: served last",
-                probabilities=None if probabilities is None else tuple(float(p) for p in probabilities),
-            )
-        )
-    return rows
 
 
 def worth_a_flip(
@@ -190,61 +163,6 @@ def _prediction(schema: LabelSchema, row: WindowRow, version: str, total: int, *
     if prelabel and best is not None and row.probabilities is not None:
         result = label_config.make_result(schema, schema.classes[best], row.probabilities[best])
     return Prediction(row.task_id, result, (row.rank + 0.5) / total, version)
-
-
-def held_tasks(context: Context, window: Window) -> set[int]:
-    """Return the tasks of a replaced window whose prediction somebody's editor may still show.
-
-    The browser sends the id of the prediction it shows with every submit, skip and update, and Label Studio refuses
-    the submit when that row is gone. Label Studio serves strictly from the top and an annotator holds one task at a
-    time, so these rows may be open:
-
-    - of tasks answered while the window was in force;
-    - of the task each annotator answered first afterwards: it may have been served before;
-    - of the tasks annotators hold now, wherever this window had them: a reload, or a step back and forth, shows the
-      held task with its prediction of the window that is in force at that moment;
-    - of the first few others: somebody who has not answered anything yet holds one of them.
-    """
-    if window.flipped_at is None or window.replaced_at is None:
-        return set()
-    since, until = window.flipped_at - CLOCKS, window.replaced_at + CLOCKS
-    answers = context.store.tasks.answers_since(window.project_id, since)
-    answered = {one.task_id for one in answers if one.made_at <= until or one.changed_at <= until}
-    afterwards: dict[int, int] = {}
-    for one in answers:
-        if one.made_at >= window.replaced_at:
-            afterwards.setdefault(one.annotator_id, one.task_id)
-    held = {task_id for _, task_id in held_now(context, window.project_id)}
-    known = {*answered, *afterwards.values(), *held}
-    others = [task_id for task_id in window.task_ids if task_id not in known]
-    return known & set(window.task_ids) | set(others[:NEWCOMERS])
-
-
-def held_now(context: Context, project_id: int) -> set[tuple[str, int]]:
-    """Return (version, task id) of what each annotator was served after his latest answer: he may hold it still.
-
-    Label Studio does not tell its locks, but serves the next task within a second of an answer: the first of the
-    window in force that is not answered and that nobody else holds. The one behind it is named, too, in case somebody
-    unknown holds the first.
-    """
-    store = context.store
-    latest = store.tasks.latest_answers(project_id, datetime.now(UTC) - ACTIVE)
-    served = [
-        (annotator_id, window)
-        for annotator_id, at in sorted(latest.items(), key=lambda item: item[1])
-        for window in store.windows.serving(project_id, at - CLOCKS, at + CLOCKS)
-    ]
-    earliest = min((window.flipped_at for _, window in served if window.flipped_at), default=datetime.now(UTC))
-    answers = store.tasks.answers_since(project_id, earliest)
-    held: set[tuple[str, int]] = set()
-    taken: dict[int, int] = {}
-    for annotator_id, window in served:
-        gone = {one.task_id for one in answers if not one.skipped or one.annotator_id == annotator_id}
-        gone |= {task_id for task_id, holder_id in taken.items() if holder_id != annotator_id}
-        free = [task_id for task_id in window.task_ids if task_id not in gone][:2]
-        taken |= dict.fromkeys(free[:1], annotator_id)
-        held |= {(window.version, task_id) for task_id in free}
-    return held
 
 
 def collect(context: Context, project: Project, *, budget_s: float, force: bool = False) -> int:

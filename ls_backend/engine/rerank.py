@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ls_backend.domain import Finding, LabelSchema
+from ls_backend.engine.beliefs import beliefs
 from ls_backend.engine.context import Context
+from ls_backend.engine.held import ACTIVE, promised
 from ls_backend.engine.retrain import Labelled, Model, digest_of
-from ls_backend.errors import StrategyError
+from ls_backend.errors import StrategyError, TrainingError
 from ls_backend.settings import ProjectSettings
-from ls_backend.store import Project, TaskTable
-from ls_backend.strategies import Plan, Pool, Ranking, rank
+from ls_backend.store import Project, TaskTable, WindowRow
+from ls_backend.strategies import Plan, Pool, Ranking, cost_matrix, needs, rank
 
 if TYPE_CHECKING:
     from ls_backend.vision.features import Standardiser
+    from ls_backend.vision.heads import Head
 
 MIN_WINDOW = 60
 PER_ANNOTATOR = 20
-ACTIVE = timedelta(hours=24)
-"""An annotator seen within this time may hold a lock: Label Studio's lock lives that long."""
+
+HELD = "served to somebody already"
+LAST = "no embedding yet, or skipped before: served last"
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class View:
         standardiser: What made them from the raw embeddings.
         labelled: Those with a usable label.
         pool: (p,) indices into `embedded` of tasks that may be ranked.
+        held: (h,) indices into `embedded` of tasks annotators have open now, in the order of the queue.
         spare: Task ids to serve when the pool runs out: not embedded yet, then skipped ones.
     """
 
@@ -46,29 +51,29 @@ class View:
     standardiser: Standardiser
     labelled: Labelled
     pool: NDArray[np.int64]
+    held: NDArray[np.int64]
     spare: list[int]
+
+    def task_ids(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ids of some embedded tasks."""
+        return self.table.task_id[self.embedded[rows]]
+
+    def hashes(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the content hashes of some embedded tasks."""
+        found: list[str] = self.table.content_hash[self.embedded[rows]].tolist()
+        return found
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """An order and why.
+    """The head of the queue, and how it came about.
 
     Attributes:
-        task_ids: Most valuable first.
-        probabilities: (k, c) of the ranked tasks; None during cold start. Spare tasks have none.
-        factors: Objective -> (k,) value.
-        ratios: Objective -> (k,) value over the pool's median.
-        reasons: In words, one a task.
-        utilities: (k,) float64.
+        rows: Tasks to publish, next one first: those somebody has open, the ranked ones, and spare ones at the end.
         regime: What the plan decided to do.
     """
 
-    task_ids: list[int]
-    probabilities: NDArray[np.float32] | None
-    factors: dict[str, NDArray[np.float64]]
-    ratios: dict[str, NDArray[np.float64]]
-    reasons: list[str]
-    utilities: NDArray[np.float64]
+    rows: list[WindowRow]
     regime: str
 
 
@@ -103,13 +108,17 @@ def view(context: Context, project: Project, schema: LabelSchema) -> View | None
     untouched = (table.n_annotations == 0) & ~table.is_labeled
     fresh = untouched & (table.n_cancelled == 0)
     skipped = untouched & (table.n_cancelled > 0)
+    waiting = np.flatnonzero(fresh[embedded])
+    place = {task_id: row for row, task_id in zip(waiting.tolist(), task_ids[waiting].tolist(), strict=True)}
+    held = [place[task_id] for task_id in promised(context, project.id) if task_id in place]
     return View(
         table=table,
         embedded=embedded,
         features=features.values,
         standardiser=features.standardiser,
         labelled=labelled,
-        pool=np.flatnonzero(fresh[embedded]),
+        pool=waiting[~np.isin(waiting, held)],
+        held=np.array(held, dtype=np.int64),
         spare=[*table.task_id[fresh & ~has].tolist(), *table.task_id[skipped].tolist()],
     )
 
@@ -127,8 +136,32 @@ def window_size(context: Context, project: Project, settings: ProjectSettings) -
     return max(MIN_WINDOW, PER_ANNOTATOR * annotators, 3 * recent)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What the head sees of the tasks, and what it says about them.
+
+    Attributes:
+        head: The served one.
+        pool: (p, d) float32 of the tasks that may be ranked, as the head was fitted.
+        labelled: (m, d) float32 of the labelled ones, likewise.
+        probabilities: (p, c) float32.
+        held: (h, c) float32, of the tasks annotators have open.
+    """
+
+    head: Head
+    pool: NDArray[np.float32]
+    labelled: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    held: NDArray[np.float32]
+
+
 def rerank(context: Context, project: Project, schema: LabelSchema, seen: View, model: Model | None, k: int) -> Ranked:
     """Rank the pool by the project's plan and fill up with spare tasks.
+
+    A task that somebody has open counts as covered, though not as a label: what is like it can wait. It is not ranked,
+    for it would cover itself, yet it stays in front. Its holder finds it with today's prediction when he reloads;
+    Label Studio skips it for everybody else; and if nobody has it open after all, what was once found most valuable
+    comes next instead of last.
 
     Args:
         context: Store and embeddings.
@@ -138,40 +171,55 @@ def rerank(context: Context, project: Project, schema: LabelSchema, seen: View, 
         model: Makes the probabilities; None during cold start.
         k: Tasks wanted.
     """
-    settings = context.project_settings(project)
-    task_ids = seen.table.task_id[seen.embedded]
-    probabilities = None if model is None else _probabilities(context, seen, model, seen.pool)
-    plan, metadata = _applicable(context, project, Plan.from_settings(settings), task_ids[seen.pool])
-    counts = np.bincount(seen.labelled.classes, minlength=len(schema.classes)).astype(np.float64)
-    pool = Pool(
-        embeddings=seen.features[seen.pool],
-        probabilities=probabilities,
-        labelled_embeddings=seen.labelled.features,
-        labelled_counts=counts,
-        metadata=metadata,
-        class_names=schema.classes,
-        ids=task_ids[seen.pool],
-    )
-    rng = np.random.default_rng((settings.seed, project.id, len(seen.labelled.task_ids)))
-    ranking = _rank(context, project, pool, plan, min(k, len(seen.pool)), rng)
-    ordered = task_ids[seen.pool][ranking.indices].tolist()
-    return Ranked(
-        task_ids=[*ordered, *seen.spare[: k - len(ordered)]],
-        probabilities=None if probabilities is None else probabilities[ranking.indices],
-        factors=dict(ranking.factors),
-        ratios=dict(ranking.ratios),
-        reasons=list(ranking.reasons),
-        utilities=ranking.utilities,
-        regime=ranking.regime,
+    features = seen.features[seen.pool]
+    judged = None if model is None else _judged(context, seen, model, features)
+    n_ranked = min(max(k - len(seen.held), 0), len(seen.pool))
+    ranking = _rank(context, project, schema, seen, features, judged, n_ranked)
+    rows = [
+        WindowRow(task_id, place, None, {}, {}, HELD, None if judged is None else _tuple(judged.held[place]))
+        for place, task_id in enumerate(seen.task_ids(seen.held).tolist())
+    ]
+    for place, (row, task_id) in enumerate(
+        zip(ranking.indices, seen.task_ids(seen.pool[ranking.indices]), strict=True)
+    ):
+        rows.append(
+            WindowRow(
+                task_id=int(task_id),
+                rank=len(rows),
+                utility=float(ranking.utilities[place]),
+                factors={name: float(values[place]) for name, values in ranking.factors.items()},
+                ratios={name: float(values[place]) for name, values in ranking.ratios.items()},
+                reason=ranking.reasons[place],
+                probabilities=None if judged is None else _tuple(judged.probabilities[row]),
+            )
+        )
+    rows += [WindowRow(task_id, len(rows) + i, None, {}, {}, LAST) for i, task_id in enumerate(seen.spare)]
+    return Ranked(rows[:k], ranking.regime)
+
+
+def _tuple(probabilities: NDArray[np.float32]) -> tuple[float, ...]:
+    return tuple(float(p) for p in probabilities)
+
+
+def _judged(context: Context, seen: View, model: Model, features: NDArray[np.float32]) -> Judged:
+    pool = _for_head(context, seen, model, features, seen.hashes(seen.pool))
+    held = _for_head(context, seen, model, seen.features[seen.held], seen.hashes(seen.held))
+    return Judged(
+        head=model.head,
+        pool=pool,
+        labelled=_for_head(context, seen, model, seen.labelled.features, seen.labelled.hashes),
+        probabilities=model.head.probabilities(pool),
+        held=model.head.probabilities(held),
     )
 
 
-def _probabilities(context: Context, seen: View, model: Model, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def _for_head(
+    context: Context, seen: View, model: Model, features: NDArray[np.float32], hashes: list[str]
+) -> NDArray[np.float32]:
+    """Return features as the head was fitted: an older model has standardised the embeddings in its own way."""
     if model.standardiser is seen.standardiser:
-        return model.head.probabilities(seen.features[rows])
-    hashes = [seen.table.content_hash[i] for i in seen.embedded[rows]]
-    raw = context.raw_embeddings(model.version.backbone, hashes)
-    return model.head.probabilities(model.standardiser.apply(raw))
+        return features
+    return model.standardiser.apply(context.raw_embeddings(model.version.backbone, hashes))
 
 
 def _applicable(
@@ -205,16 +253,59 @@ def _applicable(
     return replace(plan, objectives=plan.objectives.model_copy(update={"metadata": kept})), columns
 
 
-def _rank(context: Context, project: Project, pool: Pool, plan: Plan, k: int, rng: np.random.Generator) -> Ranking:
+def _rank(
+    context: Context,
+    project: Project,
+    schema: LabelSchema,
+    seen: View,
+    features: NDArray[np.float32],
+    judged: Judged | None,
+    k: int,
+) -> Ranking:
     """Rank by the plan, or by the default one when the plan cannot be applied: a queue in a good order beats none."""
+    settings = context.project_settings(project)
+    task_ids = seen.task_ids(seen.pool)
+    plan, metadata = _applicable(context, project, Plan.from_settings(settings), task_ids)
+    known: dict[str, Any] = {
+        "embeddings": features,
+        "probabilities": None if judged is None else judged.probabilities,
+        "labelled_embeddings": np.concatenate([seen.labelled.features, seen.features[seen.held]]),
+        "labelled_counts": np.bincount(seen.labelled.classes, minlength=len(schema.classes)).astype(np.float64),
+        "metadata": metadata,
+        "class_names": schema.classes,
+        "ids": task_ids,
+    }
+    rng = np.random.default_rng((settings.seed, project.id, len(seen.labelled.task_ids)))
     try:
-        ranking = rank(pool, plan, k, rng)
-    except StrategyError as error:
+        ranking = rank(Pool(**known, **_asked_for(plan, schema, seen.labelled, judged, settings.seed)), plan, k, rng)
+    except (StrategyError, TrainingError) as error:
         context.store.problems.report(
             project.id, Finding(error.code, "error", "plan", f"{error} The default plan ranks meanwhile.", error.hint)
         )
-        return rank(pool, Plan.preset("auto"), k, rng)
+        return rank(Pool(**known), Plan.preset("auto"), k, rng)
     for problem in context.store.problems.open(project.id):
         if problem.finding.subject == "plan":
             context.store.problems.resolve(project.id, problem.finding.code, "plan")
     return ranking
+
+
+def _asked_for(plan: Plan, schema: LabelSchema, labelled: Labelled, judged: Judged | None, seed: int) -> dict[str, Any]:
+    """Make the fields of the pool that this plan needs beyond the probabilities."""
+    wanted = needs(plan, has_model=judged is not None)
+    made: dict[str, Any] = {}
+    if "cost_matrix" in wanted:
+        made["cost_matrix"] = cost_matrix(plan.objectives.value, schema.classes)
+    if judged is None:
+        return made
+    made |= beliefs(
+        wanted,
+        head=judged.head,
+        features=judged.pool,
+        labelled_features=judged.labelled,
+        classes=labelled.classes,
+        n_classes=len(schema.classes),
+        seed=seed,
+    )
+    if "labelled_probabilities" in made:
+        made["labelled_probabilities"] = np.concatenate([made["labelled_probabilities"], judged.held])
+    return made

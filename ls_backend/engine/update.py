@@ -93,8 +93,7 @@ def _update(context: Context, project_id: int, generation: int, seconds: Seconds
         model = _model(context, project, schema, seen)
     with seconds.step("rank"):
         size = rerank.window_size(context, project, settings)
-        ranked = rerank.rerank(context, project, schema, seen, model, size)
-        rows = publishing.rows_of(ranked)
+        rows = rerank.rerank(context, project, schema, seen, model, size).rows
     n_labels = len(seen.labelled.task_ids)
     with seconds.step("publish"):
         theirs = not settings.manage_queue and _is_foreign(context, project, synced.state)

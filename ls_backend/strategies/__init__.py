@@ -26,6 +26,7 @@ from ls_backend.strategies import (
     test_set,
     uncertainty,
 )
+from ls_backend.strategies.balance import cost_matrix
 from ls_backend.strategies.plan import Plan, presets
 from ls_backend.strategies.pool import Pool, unit_rows
 from ls_backend.strategies.problem import needs
@@ -55,6 +56,7 @@ __all__ = [
     "Reduction",
     "Strategy",
     "balancer",
+    "cost_matrix",
     "fit_reduction",
     "gain",
     "needs",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ls_backend.errors import StrategyError, StrategyNotReady
@@ -210,6 +212,33 @@ def value(pool: Pool, worth: Value) -> Floats:
     worths = by_class(pool, worth.classes, 1.0, "value")
     expected: Floats = pool.probabilities.astype(np.float64) @ (worths / worths.max())
     return expected
+
+
+def cost_matrix(worth: Value, class_names: Sequence[str]) -> Floats:
+    """Lay out what an answer costs: what the settings name, else 1 for a wrong answer and 0 for the right one.
+
+    Args:
+        worth: Costs by true class and then by answer.
+        class_names: c labels in index order.
+
+    Returns:
+        (c, c) float64, a row for each true class and a column for each answer.
+
+    Raises:
+        StrategyError: If a class does not exist.
+    """
+    costs = 1.0 - np.eye(len(class_names))
+    index = {name: i for i, name in enumerate(class_names)}
+    strangers = sorted(worth.priced_classes - set(class_names))
+    if strangers:
+        raise StrategyError(
+            f"The costs of wrong answers name {strangers}, which are no classes; the classes are {list(class_names)}. "
+            "Correct the setting."
+        )
+    for truth, answers in worth.costs.items():
+        for answer, cost in answers.items():
+            costs[index[truth], index[answer]] = cost
+    return costs
 
 
 def by_class(pool: Pool, numbers: dict[str, float], default: float, what: str) -> Floats:

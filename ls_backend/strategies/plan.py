@@ -131,7 +131,8 @@ class Plan:
     def named_classes(self) -> frozenset[str]:
         """Classes the plan speaks of; each must be a label of the project."""
         target = self.objectives.balance.target
-        return frozenset(self.objectives.value.classes) | frozenset(target if isinstance(target, dict) else ())
+        worth = self.objectives.value
+        return frozenset((*worth.classes, *worth.priced_classes, *(target if isinstance(target, dict) else ())))
 
     @classmethod
     def preset(cls, name: str) -> Plan:

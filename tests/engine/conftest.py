@@ -1,7 +1,7 @@
 """Engine functions on a real Label Studio: one server and one data folder for all tests, a project for each.
 
 The images are uploaded once; a project is only a list of tasks that point to them. No worker, server or Redis runs: a
-test says itself what happens when.
+test says itself what happens when. What needs no Label Studio gets a `Desk`: a project that is only in the store.
 """
 
 from __future__ import annotations
@@ -9,15 +9,23 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from ls_backend.demo.digits import digits
+from ls_backend.domain import Annotation, LabelSchema, Task, Window
 from ls_backend.engine.context import Context
 from ls_backend.engine.embed_pool import embed_pool
 from ls_backend.engine.reconcile import reconcile
+from ls_backend.engine.rerank import rerank, view
+from ls_backend.engine.retrain import retrain
+from ls_backend.engine.sync import share_holdout
 from ls_backend.engine.update import update_project
-from ls_backend.settings import ProjectSettings, Settings
+from ls_backend.settings import DEFAULT_BACKBONE, ProjectSettings, Settings
 
 CLASSES = ("0", "1", "2")
 N_IMAGES = 60
@@ -205,3 +213,107 @@ def make_lab(client, shared_context, uploaded):
         return lab
 
     return make
+
+
+class Desk:
+    """A project that is only in the store: digits whose pixels are their embeddings, and people who answer.
+
+    Task ids count from 1. `table` and everything else is read through the engine, as an update would.
+    """
+
+    schema = LabelSchema("digit", "choices", "image", "image", tuple("0123456789"))
+    pid = 1
+
+    def __init__(self, folder, n):
+        self.context = Context(Settings(data_dir=folder, device="cpu"))
+        self.context.store.projects.ensure(self.pid)
+        pixels, digit = load_digits(return_X_y=True)
+        self.now = datetime.now(UTC)
+        self.truth = {task_id: str(digit[task_id - 1]) for task_id in range(1, n + 1)}
+        self.tasks = sorted(self.truth)
+        self._answers = itertools.count(1)
+        self._data = {task_id: {"image": f"/{task_id}.png", "digit": self.truth[task_id]} for task_id in self.tasks}
+        self._write(self.tasks, {})
+        # Nothing is read here: a backbone is only asked whose embeddings those in the store are.
+        self.context._backbones[DEFAULT_BACKBONE] = SimpleNamespace(identity="pixels", dim=64)
+        hashes = [self.hash_of(task_id) for task_id in self.tasks]
+        self.context.vectors.append("pixels", 64, hashes, pixels[:n].astype(np.float32))
+        self.context.store.tasks.set_content(self.pid, dict(zip(self.tasks, hashes, strict=True)))
+
+    @staticmethod
+    def hash_of(task_id):
+        return f"{task_id:064x}"
+
+    def _write(self, task_ids, annotations):
+        given = [
+            Task(
+                task_id=task_id,
+                data=self._data[task_id],
+                updated_at=self.now,
+                is_labeled=bool(annotations.get(task_id)),
+                total_annotations=len(annotations.get(task_id, ())),
+                cancelled_annotations=0,
+                annotations=annotations.get(task_id),
+            )
+            for task_id in task_ids
+        ]
+        self.context.store.tasks.upsert(self.pid, given, image_field="image")
+
+    def settings(self, **words):
+        self.context.store.projects.set(self.pid, settings_json=ProjectSettings(**words).model_dump_json())
+
+    def describe(self, **columns):
+        """Give tasks fields: name -> {task: value}."""
+        for name, values in columns.items():
+            for task_id, value in values.items():
+                self._data[task_id] = {**self._data[task_id], name: value}
+        self._write(self.tasks, {})
+
+    def label(self, *task_ids, by=1, label=None):
+        """Submit the truth, or `label`, a millisecond apart."""
+        for task_id in task_ids:
+            self.now += timedelta(milliseconds=1)
+            made = Annotation(next(self._answers), task_id, tuple(result_of("0")), False, False, by, self.now, self.now)
+            self._write([task_id], {task_id: (made,)})
+        chosen = {task_id: (label or self.truth[task_id], None) for task_id in task_ids}
+        self.context.store.tasks.set_labels(self.pid, chosen)
+        share_holdout(self.context, self.pid)
+
+    def serve(self, task_ids, version="al-cold:1"):
+        """Put a window in force from a minute ago, as if the labels to come had been made from it."""
+        window = Window(version, self.pid, 1, None, tuple(task_ids), 0)
+        self.context.store.windows.add(window)
+        self.context.store.windows.flipped(self.pid, version, self.now - timedelta(minutes=1))
+
+    @property
+    def project(self):
+        return self.context.project(self.pid)
+
+    def view(self):
+        return view(self.context, self.project, self.schema)
+
+    def train(self):
+        seen = self.view()
+        return retrain(self.context, self.project, self.schema, seen.labelled, seen.standardiser)
+
+    def rank(self, k=20, *, model=None):
+        return rerank(self.context, self.project, self.schema, self.view(), model, k)
+
+    def problems(self, code):
+        opened = self.context.store.problems.open(self.pid)
+        return {item.finding.subject: item.finding for item in opened if item.finding.code == code}
+
+
+@pytest.fixture
+def make_desk(tmp_path):
+    made = []
+
+    def make(n=200, **words):
+        desk = Desk(tmp_path / f"desk{len(made)}", n)
+        made.append(desk)
+        desk.settings(**words)
+        return desk
+
+    yield make
+    for desk in made:
+        desk.context.close()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ls_backend.errors import StrategyError, StrategyNotReady
 from ls_backend.settings import Balance, Value
-from ls_backend.strategies import Pool, unit_rows
+from ls_backend.strategies import Plan, Pool, cost_matrix, unit_rows
 from ls_backend.strategies.balance import cbal, class_deficit, minority, value
 
 
@@ -137,3 +137,19 @@ def test_the_settings_choose_how_missing_classes_are_measured(method):
     worth = class_deficit(pool, Balance(method=method), 3).of_tasks(pool.probabilities)
     assert np.argmax(worth) == 1
     assert ((worth >= 0) & (worth <= 1)).all()
+
+
+def test_costs_are_one_for_a_wrong_answer_and_nothing_for_the_right_one_unless_named():
+    worth = Value(costs={"crack": {"fine": 20, "crack": 1}, "fine": {"dirt": 0.5}})
+    assert cost_matrix(worth, ["fine", "crack", "dirt"]).tolist() == [[0, 1, 0.5], [20, 1, 1], [1, 1, 0]]
+
+
+@pytest.mark.parametrize("costs", [{"krack": {"fine": 2}}, {"fine": {"krack": 2}}])
+def test_costs_of_a_class_that_does_not_exist_name_it(costs):
+    with pytest.raises(StrategyError, match=r"\['krack'\].*'crack'"):
+        cost_matrix(Value(costs=costs), ["fine", "crack"])
+
+
+def test_a_plan_names_the_classes_of_its_costs():
+    plan = Plan.from_json({"objectives": {"value": {"costs": {"crack": {"fine": 20}}}}})
+    assert plan.named_classes == {"crack", "fine"}
