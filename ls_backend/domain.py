@@ -108,11 +108,13 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Quality of a model version on the hold-out, and on how many labels that was measured.
+    """Quality of a model version on labels it has not seen, and on how many of them that was measured.
 
     Attributes:
         n_holdout: Labels it was measured on; with 0 the others are None.
         ece: Expected calibration error, 15 bins of equal width, 0 to 1.
+        test_set: Whether they were those of the locked test set, which estimates what comes without bias; the labels
+            of the hold-out are those that the plan has asked for.
     """
 
     n_holdout: int
@@ -120,6 +122,7 @@ class Metrics:
     balanced_accuracy: float | None = None
     log_loss: float | None = None
     ece: float | None = None
+    test_set: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ class ModelVersion:
         version_id: "al-<round>-<hash8>".
         round: Counts retrains of the project, from 1.
         classes: Labels in index order.
-        n_labels: Labels Label Studio held when it was trained; every one of them was used.
+        n_labels: Labels Label Studio held when it was trained; every one of them was used, to learn or to measure.
         labels_digest: SHA-256 over the sorted (task id, class) pairs it was trained on.
         state: "promoted", "rejected" by the gate, or "retired".
     """

@@ -14,5 +14,7 @@ PREDICTIONS = Counter("lsb_predictions_total", "Tasks answered by /predict.", ["
 PROBLEMS = Gauge("lsb_problems", "Open problems of a project.", ["project"])
 LABELS = Gauge("lsb_labels", "Labels a project has, as of the last update.", ["project"])
 WINDOW_LEFT = Gauge("lsb_window_left", "Unlabelled tasks left in the published window.", ["project"])
-ACCURACY = Gauge("lsb_holdout_accuracy", "Hold-out accuracy of the model version in force.", ["project"])
+ACCURACY = Gauge(
+    "lsb_holdout_accuracy", "Accuracy of the model version in force on the test set, else on the hold-out.", ["project"]
+)
 GENERATIONS_BEHIND = Gauge("lsb_generations_behind", "Events not yet covered by an update.", ["project"])

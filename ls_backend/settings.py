@@ -246,6 +246,21 @@ class ProjectSettings(Words):
     )
     backbone: str = Field(default=DEFAULT_BACKBONE, description="Network that makes the embeddings.")
     holdout: float = Field(default=0.2, ge=0, le=0.5, description="Share of the labels kept for measuring.")
+    test_set: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Tasks of a locked test set, drawn once from all tasks and served first; 0 measures on `holdout`. "
+        "No model learns from their labels. Import the tasks before.",
+    )
+    test_set_by: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Field of the task data whose values the test set has in the same shares as the project.",
+    )
+    test_set_target: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        default=None, description="Wanted share of each value of `test_set_by` instead; values not named are left out."
+    )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of everything random.")
 
     @field_validator("objectives")

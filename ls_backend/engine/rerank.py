@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ls_backend.domain import Finding, LabelSchema
+from ls_backend.engine import test_set
 from ls_backend.engine.beliefs import beliefs
 from ls_backend.engine.context import Context
 from ls_backend.engine.held import ACTIVE, promised
@@ -27,6 +28,7 @@ MIN_WINDOW = 60
 PER_ANNOTATOR = 20
 
 HELD = "served to somebody already"
+TO_MEASURE = "part of the test set"
 LAST = "no embedding yet, or skipped before: served last"
 
 
@@ -42,6 +44,7 @@ class View:
         labelled: Those with a usable label.
         pool: (p,) indices into `embedded` of tasks that may be ranked.
         held: (h,) indices into `embedded` of tasks annotators have open now, in the order of the queue.
+        test_set: Task ids of the test set that have no label yet, in the order to label them.
         spare: Task ids to serve when the pool runs out: not embedded yet, then skipped ones.
     """
 
@@ -52,6 +55,7 @@ class View:
     labelled: Labelled
     pool: NDArray[np.int64]
     held: NDArray[np.int64]
+    test_set: list[int]
     spare: list[int]
 
     def task_ids(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -69,7 +73,7 @@ class Ranked:
     """The head of the queue, and how it came about.
 
     Attributes:
-        rows: Tasks to publish, next one first: those somebody has open, the ranked ones, and spare ones at the end.
+        rows: Tasks to publish, next one first: those somebody has open, the test set, the ranked ones, spare ones.
         regime: What the plan decided to do.
     """
 
@@ -97,18 +101,25 @@ def view(context: Context, project: Project, schema: LabelSchema) -> View | None
     classes = np.fromiter((index.get(table.label[i], -1) for i in embedded), dtype=np.int64, count=len(embedded))
     with_label = np.flatnonzero(classes >= 0)
     task_ids = table.task_id[embedded]
+    locked = np.array(sorted(test_set.members(context, project)), dtype=np.int64)
+    to_measure = np.isin(table.task_id, locked)
+    names = [schema.classes[i] for i in classes[with_label]]
     labelled = Labelled(
         task_ids=task_ids[with_label],
         classes=classes[with_label],
-        holdout=table.holdout[embedded][with_label],
+        holdout=(to_measure if len(locked) else table.holdout)[embedded][with_label],
         features=features.values[with_label],
         hashes=[hashes[i] for i in with_label],
-        digest=digest_of(task_ids[with_label], [schema.classes[i] for i in classes[with_label]]),
+        digest=digest_of(
+            task_ids[with_label], names, np.intersect1d(task_ids[with_label], locked) if len(locked) else None
+        ),
+        locked=len(locked) > 0,
     )
     untouched = (table.n_annotations == 0) & ~table.is_labeled
     fresh = untouched & (table.n_cancelled == 0)
     skipped = untouched & (table.n_cancelled > 0)
-    waiting = np.flatnonzero(fresh[embedded])
+    ranked = fresh & ~to_measure
+    waiting = np.flatnonzero(ranked[embedded])
     place = {task_id: row for row, task_id in zip(waiting.tolist(), task_ids[waiting].tolist(), strict=True)}
     held = [place[task_id] for task_id in promised(context, project.id) if task_id in place]
     return View(
@@ -119,7 +130,8 @@ def view(context: Context, project: Project, schema: LabelSchema) -> View | None
         labelled=labelled,
         pool=waiting[~np.isin(waiting, held)],
         held=np.array(held, dtype=np.int64),
-        spare=[*table.task_id[fresh & ~has].tolist(), *table.task_id[skipped].tolist()],
+        test_set=test_set.in_turn(table.task_id[fresh & to_measure].tolist(), settings.seed),
+        spare=[*table.task_id[ranked & ~has].tolist(), *table.task_id[skipped].tolist()],
     )
 
 
@@ -143,7 +155,7 @@ class Judged:
     Attributes:
         head: The served one.
         pool: (p, d) float32 of the tasks that may be ranked, as the head was fitted.
-        labelled: (m, d) float32 of the labelled ones, likewise.
+        labelled: (m, d) float32 of the labelled ones it may learn from, likewise.
         probabilities: (p, c) float32.
         held: (h, c) float32, of the tasks annotators have open.
     """
@@ -163,6 +175,9 @@ def rerank(context: Context, project: Project, schema: LabelSchema, seen: View, 
     Label Studio skips it for everybody else; and if nobody has it open after all, what was once found most valuable
     comes next instead of last.
 
+    Then comes what the test set lacks, without predictions: an annotator who is shown the model's answer tends to agree
+    with it, and the model is what the test set judges.
+
     Args:
         context: Store and embeddings.
         project: Whose settings and plan apply.
@@ -173,12 +188,13 @@ def rerank(context: Context, project: Project, schema: LabelSchema, seen: View, 
     """
     features = seen.features[seen.pool]
     judged = None if model is None else _judged(context, seen, model, features)
-    n_ranked = min(max(k - len(seen.held), 0), len(seen.pool))
+    n_ranked = min(max(k - len(seen.held) - len(seen.test_set), 0), len(seen.pool))
     ranking = _rank(context, project, schema, seen, features, judged, n_ranked)
     rows = [
         WindowRow(task_id, place, None, {}, {}, HELD, None if judged is None else _tuple(judged.held[place]))
         for place, task_id in enumerate(seen.task_ids(seen.held).tolist())
     ]
+    rows += [WindowRow(task_id, len(rows) + i, None, {}, {}, TO_MEASURE) for i, task_id in enumerate(seen.test_set)]
     for place, (row, task_id) in enumerate(
         zip(ranking.indices, seen.task_ids(seen.pool[ranking.indices]), strict=True)
     ):
@@ -204,10 +220,12 @@ def _tuple(probabilities: NDArray[np.float32]) -> tuple[float, ...]:
 def _judged(context: Context, seen: View, model: Model, features: NDArray[np.float32]) -> Judged:
     pool = _for_head(context, seen, model, features, seen.hashes(seen.pool))
     held = _for_head(context, seen, model, seen.features[seen.held], seen.hashes(seen.held))
+    learnt = seen.labelled.learnt
+    hashes = [seen.labelled.hashes[row] for row in learnt]
     return Judged(
         head=model.head,
         pool=pool,
-        labelled=_for_head(context, seen, model, seen.labelled.features, seen.labelled.hashes),
+        labelled=_for_head(context, seen, model, seen.labelled.features[learnt], hashes),
         probabilities=model.head.probabilities(pool),
         held=model.head.probabilities(held),
     )
@@ -266,18 +284,20 @@ def _rank(
     settings = context.project_settings(project)
     task_ids = seen.task_ids(seen.pool)
     plan, metadata = _applicable(context, project, Plan.from_settings(settings), task_ids)
+    learnt = seen.labelled.learnt  # the model knows nothing of the test set, so nothing of the pool is covered by it
+    classes = seen.labelled.classes[learnt]
     known: dict[str, Any] = {
         "embeddings": features,
         "probabilities": None if judged is None else judged.probabilities,
-        "labelled_embeddings": np.concatenate([seen.labelled.features, seen.features[seen.held]]),
-        "labelled_counts": np.bincount(seen.labelled.classes, minlength=len(schema.classes)).astype(np.float64),
+        "labelled_embeddings": np.concatenate([seen.labelled.features[learnt], seen.features[seen.held]]),
+        "labelled_counts": np.bincount(classes, minlength=len(schema.classes)).astype(np.float64),
         "metadata": metadata,
         "class_names": schema.classes,
         "ids": task_ids,
     }
     rng = np.random.default_rng((settings.seed, project.id, len(seen.labelled.task_ids)))
     try:
-        ranking = rank(Pool(**known, **_asked_for(plan, schema, seen.labelled, judged, settings.seed)), plan, k, rng)
+        ranking = rank(Pool(**known, **_asked_for(plan, schema, classes, judged, settings.seed)), plan, k, rng)
     except (StrategyError, TrainingError) as error:
         context.store.problems.report(
             project.id, Finding(error.code, "error", "plan", f"{error} The default plan ranks meanwhile.", error.hint)
@@ -289,7 +309,9 @@ def _rank(
     return ranking
 
 
-def _asked_for(plan: Plan, schema: LabelSchema, labelled: Labelled, judged: Judged | None, seed: int) -> dict[str, Any]:
+def _asked_for(
+    plan: Plan, schema: LabelSchema, classes: NDArray[np.int64], judged: Judged | None, seed: int
+) -> dict[str, Any]:
     """Make the fields of the pool that this plan needs beyond the probabilities."""
     wanted = needs(plan, has_model=judged is not None)
     made: dict[str, Any] = {}
@@ -302,7 +324,7 @@ def _asked_for(plan: Plan, schema: LabelSchema, labelled: Labelled, judged: Judg
         head=judged.head,
         features=judged.pool,
         labelled_features=judged.labelled,
-        classes=labelled.classes,
+        classes=classes,
         n_classes=len(schema.classes),
         seed=seed,
     )

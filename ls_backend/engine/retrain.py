@@ -34,10 +34,11 @@ class Labelled:
     Attributes:
         task_ids: (m,) int64.
         classes: (m,) int64 indices into the schema's classes.
-        holdout: (m,) bool.
+        holdout: (m,) bool; the locked test set where there is one.
+        locked: Whether the hold-out is a test set, so that no head learns from it.
         features: (m, d) float32, standardised.
         hashes: Content hash of each.
-        digest: SHA-256 over the sorted (task id, class) pairs.
+        digest: SHA-256 over the sorted (task id, class) pairs, and over what of them is a test set.
     """
 
     task_ids: NDArray[np.int64]
@@ -46,6 +47,12 @@ class Labelled:
     features: NDArray[np.float32]
     hashes: list[str]
     digest: str
+    locked: bool = False
+
+    @property
+    def learnt(self) -> NDArray[np.int64]:
+        """Rows of the labels the served head learns from: all of them, but for those of a test set."""
+        return np.flatnonzero(~self.holdout) if self.locked else np.arange(len(self.holdout))
 
 
 @dataclass(frozen=True)
@@ -65,10 +72,14 @@ class Model:
     standardiser: Standardiser
 
 
-def digest_of(task_ids: NDArray[np.int64], labels: list[str]) -> str:
-    """Return what identifies a set of labels: SHA-256 over its sorted (task id, label) pairs."""
+def digest_of(task_ids: NDArray[np.int64], labels: list[str], test_set: NDArray[np.int64] | None = None) -> str:
+    """Return what identifies a set of labels: SHA-256 over its sorted (task id, label) pairs.
+
+    With a test set the ids of its labelled tasks count, too: the same labels teach another head once some are locked.
+    """
     pairs = sorted(zip(task_ids.tolist(), labels, strict=True))
-    return hashlib.sha256(repr(pairs).encode()).hexdigest()
+    told = repr(pairs) if test_set is None else repr((pairs, sorted(test_set.tolist())))
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def due(
@@ -79,7 +90,7 @@ def due(
     Fewer new labels than `retrain_after` wait; a changed or withdrawn label and another set of classes never do.
     """
     settings = context.project_settings(project)
-    if len(labelled.task_ids) < settings.min_labels:
+    if len(labelled.learnt) < settings.min_labels:
         return False
     latest = context.store.versions.latest(project.id)
     if latest is None or latest.state == "retired" or latest.classes != schema.classes:
@@ -104,7 +115,12 @@ def retrain(
     problems = context.store.problems
     try:
         trained = heads.train(
-            labelled.features, labelled.classes, labelled.holdout, n_classes=len(schema.classes), seed=settings.seed
+            labelled.features,
+            labelled.classes,
+            labelled.holdout,
+            n_classes=len(schema.classes),
+            seed=settings.seed,
+            locked=labelled.locked,
         )
     except TooFewLabels as error:
         problems.report(project.id, Finding(error.code, "warning", "training", str(error), error.hint))
@@ -158,6 +174,8 @@ def _gate(context: Context, project: Project, candidate: Model, labelled: Labell
         return None
     if serving.classes != candidate.version.classes:
         return None  # other classes make another task; nothing to compare
+    if serving.metrics.test_set != labelled.locked:
+        return None  # one of the two may have learnt from what the other is measured on
     old = load(context, serving)
     raw = context.raw_embeddings(serving.backbone, [labelled.hashes[i] for i in np.flatnonzero(members)])
     truth = labelled.classes[members]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ls_backend import logs
 from ls_backend.domain import LabelSchema, ProjectState
-from ls_backend.engine import publishing, rerank, retrain
+from ls_backend.engine import publishing, rerank, retrain, test_set
 from ls_backend.engine.context import Context
 from ls_backend.engine.sync import sync
 from ls_backend.errors import BackendError
@@ -86,6 +86,7 @@ def _update(context: Context, project_id: int, generation: int, seconds: Seconds
     project, schema = synced.project, synced.schema
     settings = context.project_settings(project)
     with seconds.step("load"):
+        test_set.draw(context, project)
         seen = rerank.view(context, project, schema)
     if seen is None:
         return None, 0

@@ -33,7 +33,10 @@ class Migration:
     apply: Callable[[Connection], None]
 
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(1, "first tables", schema.metadata.create_all),)
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(1, "first tables", schema.metadata.create_all),
+    Migration(2, "test set", schema.metadata.create_all),
+)
 
 
 def migrate(database: Database, steps: Sequence[Migration] = MIGRATIONS) -> int:

@@ -158,6 +158,15 @@ tasks = Table(
     Index("tasks_unread", "project_id", "content_hash"),
 )
 
+# Drawn once; a table of its own, because few tasks are in it and none ever leaves it.
+test_tasks = Table(
+    "test_tasks",
+    metadata,
+    _project(),
+    Column("task_id", Id, nullable=False),
+    PrimaryKeyConstraint("project_id", "task_id"),
+)
+
 task_annotations = Table(
     "annotations",
     metadata,

@@ -19,6 +19,7 @@ from sqlalchemy import (
     distinct,
     false,
     func,
+    insert,
     null,
     or_,
     select,
@@ -28,7 +29,7 @@ from sqlalchemy import (
 
 from ls_backend.domain import Annotation, Task
 from ls_backend.store.database import Database, chunks, replace_rows, upsert
-from ls_backend.store.schema import task_annotations, tasks
+from ls_backend.store.schema import task_annotations, tasks, test_tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class Tasks:
         """Delete tasks with their annotations; unknown ids are no error."""
         with self._database.write() as connection:
             for batch in chunks(task_ids):
-                for table in (task_annotations, tasks):
+                for table in (task_annotations, test_tasks, tasks):
                     connection.execute(
                         delete(table).where(table.c.project_id == project_id, table.c.task_id.in_(batch))
                     )
@@ -214,6 +215,22 @@ class Tasks:
             connection.execute(update(tasks).where(mine, tasks.c.holdout).values(holdout=false()))
             for batch in chunks(task_ids):
                 connection.execute(update(tasks).where(mine, tasks.c.task_id.in_(batch)).values(holdout=true()))
+
+    def lock_test_set(self, project_id: int, task_ids: Iterable[int]) -> None:
+        """Put tasks into the test set, for good; only deleted tasks leave it.
+
+        Args:
+            project_id: Project they belong to.
+            task_ids: At least one; none of them in it already.
+        """
+        with self._database.write() as connection:
+            given = [{"project_id": project_id, "task_id": task_id} for task_id in task_ids]
+            connection.execute(insert(test_tasks), given)
+
+    def test_set(self, project_id: int) -> set[int]:
+        """Return the tasks of the test set; none before it is drawn."""
+        with self._database.read() as connection:
+            return set(connection.scalars(select(test_tasks.c.task_id).where(test_tasks.c.project_id == project_id)))
 
     def set_content(
         self, project_id: int, hashes: Mapping[int, str], *, references: Mapping[int, str] | None = None

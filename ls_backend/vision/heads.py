@@ -92,7 +92,8 @@ class Trained:
 
     Attributes:
         head: The one to serve, fitted on all labels.
-        evaluation_head: Fitted without the hold-out; `head` itself when nothing could be held out.
+        evaluation_head: Fitted without the hold-out; `head` itself when nothing could be held out, and when the
+            hold-out is a locked test set.
         metrics: Of `evaluation_head` on the hold-out, which it never saw in any way.
     """
 
@@ -198,8 +199,12 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: Labels) -> float:
     return float(np.clip(2.0 / (low + high), MIN_TEMPERATURE, MAX_TEMPERATURE))
 
 
-def train(features: Floats, labels: Labels, holdout: NDArray[np.bool_], n_classes: int, seed: int) -> Trained:
+def train(
+    features: Floats, labels: Labels, holdout: NDArray[np.bool_], n_classes: int, seed: int, *, locked: bool = False
+) -> Trained:
     """Fit the head to serve on all labels, and measure on the hold-out one that never saw it.
+
+    When the hold-out is a locked test set, one head does both: what is served must not know the test set either.
 
     The measured head takes its temperature from out-of-fold logits of 5 stratified folds of the rest, so its metrics
     stay honest. The served head takes it from those and the hold-out's logits together: a hold-out that happens to be
@@ -211,26 +216,27 @@ def train(features: Floats, labels: Labels, holdout: NDArray[np.bool_], n_classe
         holdout: (n,) bool, which labels are for measuring.
         n_classes: Classes of the label config.
         seed: Decides the folds.
+        locked: Whether the hold-out is a test set, from which nothing may be learnt.
 
     Returns:
         The head to serve, the measured head and its metrics; no metrics when nothing could be held out.
 
     Raises:
-        TooFewLabels: If fewer than two classes are labelled.
+        TooFewLabels: If fewer than two classes are labelled, those of a test set not counted.
         Diverged: If features or weights are not finite.
     """
-    head = fit_head(features, labels, n_classes)
     rest = ~holdout
-    if not holdout.any() or len(np.unique(labels[rest])) < 2:
-        judged = out_of_fold_logits(features, labels, n_classes, seed)
-        head = replace(head, temperature=_usable_temperature(judged, labels))
-        return Trained(head=head, evaluation_head=head, metrics=Metrics(n_holdout=0))
+    if not locked and (not holdout.any() or len(np.unique(labels[rest])) < 2):
+        rest = np.ones_like(holdout)  # nothing could be held out
     measured = fit_head(features[rest], labels[rest], n_classes)
     judged = out_of_fold_logits(features[rest], labels[rest], n_classes, seed)
     measured = replace(measured, temperature=_usable_temperature(judged, labels[rest]))
+    metrics = evaluate(measured.probabilities(features[~rest]), labels[~rest])
+    if locked or rest.all():
+        return Trained(head=measured, evaluation_head=measured, metrics=replace(metrics, test_set=locked))
+    head = fit_head(features, labels, n_classes)
     unseen = measured.logits(features[holdout])
     served = _usable_temperature(np.vstack([judged, unseen]), np.concatenate([labels[rest], labels[holdout]]))
-    metrics = evaluate(measured.probabilities(features[holdout]), labels[holdout])
     return Trained(head=replace(head, temperature=served), evaluation_head=measured, metrics=metrics)
 
 

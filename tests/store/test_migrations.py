@@ -68,7 +68,19 @@ def test_a_step_that_fails_leaves_nothing_behind(database):
         migrate(database, (Migration(1, "first tables", fail_halfway),))
     assert inspect(database.engine).get_table_names() == []
     migrate(database)
-    assert steps_made(database) == [1]
+    assert steps_made(database) == [step.number for step in MIGRATIONS]
+
+
+def test_a_database_from_before_the_test_set_gets_its_table_and_keeps_its_records(url, store, database):
+    store.projects.ensure(7)
+    with database.write() as connection:
+        connection.execute(text("DROP TABLE test_tasks"))
+        connection.execute(text("DELETE FROM schema_version WHERE number > 1"))
+    again = Store(url)
+    again.tasks.lock_test_set(7, [3, 4])
+    assert again.tasks.test_set(7) == {3, 4}
+    assert again.projects.get(7) is not None
+    again.dispose()
 
 
 def test_the_tables_in_the_database_are_those_in_the_code(database):

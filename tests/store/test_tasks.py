@@ -76,6 +76,17 @@ def test_an_answer_that_arrives_late_changes_nothing(store, project, put, make_t
     assert 1 in store.tasks.annotations(project)
 
 
+def test_the_test_set_survives_a_new_read_and_loses_deleted_tasks_only(store, project, put, make_task):
+    put(make_task(1), make_task(2), make_task(3))
+    assert store.tasks.test_set(project) == set()
+    store.tasks.lock_test_set(project, [1, 2])
+    put(make_task(1, at=LATER, image="/other.png"))
+    store.tasks.delete(project, [2])
+    assert store.tasks.test_set(project) == {1}
+    store.projects.forget(project)
+    assert store.tasks.test_set(project) == set()
+
+
 def test_labels_and_holdout_survive_a_new_read(store, project, put, make_task):
     put(make_task(1))
     store.tasks.set_labels(project, {1: ("crack", None)})
