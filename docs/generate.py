@@ -71,7 +71,13 @@ def settings_page() -> str:
     lines += [
         (
             "A metadata rule with `min` or `max` and no `strength` only filters. A task that lacks the field stays in "
-            "the queue, in the middle. Methods and presets: [strategies](strategies.md)."
+            "the queue, in the middle. What is measured needs no field: size (`width`, `height`, `aspect`, `bytes`), "
+            "`sharpness` (variance of the Laplacian), `luminance` (mean L*, 0 to 100) and `contrast` (its standard "
+            "deviation) when an image is read, and the cosine distance to the most similar other task when a rule "
+            "asks for it. That one is searched in 64 dimensions; in large projects a task that has no near-duplicate "
+            "may seem a little farther from the others than it is. Images read by a version that did not measure yet "
+            "lack the fields. Weights by `errors` are shares of wrong answers on labels held out, drawn towards the "
+            "overall share where few tasks have the value. Methods and presets: [strategies](strategies.md)."
         ),
         "",
     ]

@@ -107,6 +107,32 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What can be measured on an image without a network.
+
+    Attributes:
+        width: In pixels, upright.
+        height: In pixels, upright.
+        n_bytes: Size of the file.
+        sharpness: Variance of the Laplacian of the grey values 0 to 255; small = blurred, or empty.
+        luminance: Mean CIE lightness L*, 0 = black, 100 = white.
+        contrast: Standard deviation of L*, 0 to 50.
+    """
+
+    width: int
+    height: int
+    n_bytes: int
+    sharpness: float
+    luminance: float
+    contrast: float
+
+    @property
+    def aspect(self) -> float:
+        """Width over height."""
+        return self.width / self.height
+
+
+@dataclass(frozen=True, slots=True)
 class Metrics:
     """Quality of a model version on labels it has not seen, and on how many of them that was measured.
 

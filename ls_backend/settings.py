@@ -180,13 +180,34 @@ class Representativeness(Words):
     )
 
 
+MEASURED = (
+    "image.width",
+    "image.height",
+    "image.aspect",
+    "image.bytes",
+    "image.sharpness",
+    "image.luminance",
+    "image.contrast",
+    "image.near_duplicate_distance",
+)
+"""Fields of a metadata rule that need not be in the task data: they are measured."""
+
+
+def _measured_names() -> str:
+    return ", ".join(f"`{name}`" for name in MEASURED)
+
+
 class MetadataRule(Words):
     """One rule about a field of the task data."""
 
-    field: str = Field(min_length=1, description="Name of the field in the task data.")
+    field: str = Field(
+        min_length=1, description=f"Name of the field in the task data, or what is measured: {_measured_names()}."
+    )
     strength: Strength = Field(default=1.0, description="Exponent of this factor; negative prefers small values.")
-    weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
-        default=None, description="Weight of each value of a categorical field; 0 keeps such tasks out of the queue."
+    weights: dict[str, Annotated[float, Field(ge=0)]] | Literal["errors"] | None = Field(
+        default=None,
+        description="Weight of each value of a categorical field; 0 keeps such tasks out of the queue. `errors`: how "
+        "often the model is wrong where the field has that value.",
     )
     min: float | None = Field(default=None, description="Tasks below this value are kept out of the queue.")
     max: float | None = Field(default=None, description="Tasks above this value are kept out of the queue.")

@@ -6,6 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from ls_backend.labelstudio.client import Client
 from ls_backend.labelstudio.images import Downloader
 from ls_backend.settings import DEFAULT_BACKBONE, ProjectSettings, Settings
 from ls_backend.store import Loaded, Project, Store, Vectors
+from ls_backend.strategies import nearest_distances
 
 if TYPE_CHECKING:
     from ls_backend.vision.backbones import Backbone
@@ -37,6 +39,11 @@ class Features:
     values: NDArray[np.float32]
     found: NDArray[np.bool_]
     standardiser: Standardiser | None
+
+    @cached_property
+    def nearest(self) -> NDArray[np.float64]:
+        """Cosine distance (n,) from each task to the one most like it; measured when a rule asks for it."""
+        return nearest_distances(self.values)
 
 
 class Context:

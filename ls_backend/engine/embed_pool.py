@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ls_backend import logs
-from ls_backend.domain import Finding
+from ls_backend.domain import Finding, ImageFacts
 from ls_backend.engine.context import Context
 from ls_backend.engine.sync import image_field
 from ls_backend.errors import ImageUnreadable
@@ -39,6 +39,14 @@ class Embedded:
     read: int
     failed: int
     remaining: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """An image that was read for the first time: (h, w, 3) uint8 pixels, and what was measured on them."""
+
+    pixels: NDArray[np.uint8]
+    facts: ImageFacts
 
 
 def embed_pool(context: Context, project_id: int) -> Embedded:
@@ -76,9 +84,11 @@ def embed_tasks(context: Context, project: Project, images: dict[int, str]) -> d
     downloader = context.downloader(project)
     name = context.project_settings(project).backbone
     backbone = context.backbone(name)
-    known = context.vectors.known(backbone.identity, backbone.dim)
+    embedded = context.vectors.known(backbone.identity, backbone.dim)
+    known = embedded & context.store.images.known()
     hashes: dict[int, str] = {}
     fresh: dict[str, NDArray[np.uint8]] = {}
+    facts: dict[str, ImageFacts] = {}
     failures: dict[int, ImageUnreadable] = {}
     field = image_field(project.label_config)
     with ThreadPoolExecutor(READERS) as readers:
@@ -88,13 +98,16 @@ def embed_tasks(context: Context, project: Project, images: dict[int, str]) -> d
         }
         for task_id, job in jobs.items():
             try:
-                content, pixels = job.result()
+                content, decoded = job.result()
             except ImageUnreadable as error:
                 failures[task_id] = error
                 continue
             hashes[task_id] = content
-            if pixels is not None:
-                fresh[content] = pixels
+            if decoded is not None:
+                facts[content] = decoded.facts
+                if content not in embedded:
+                    fresh[content] = decoded.pixels
+    context.store.images.put(facts)
     if fresh:
         context.vectors.append(backbone.identity, backbone.dim, list(fresh), backbone.embed(list(fresh.values())))
     context.store.tasks.set_content(project.id, hashes, references=images)
@@ -104,9 +117,9 @@ def embed_tasks(context: Context, project: Project, images: dict[int, str]) -> d
 
 def _read(
     downloader: Downloader, task_id: int, image: str, field: str | None, known: set[str], max_pixels: int
-) -> tuple[str, NDArray[np.uint8] | None]:
-    """Return the content hash of an image and, when it is not embedded yet, its pixels."""
-    from ls_backend.vision import images  # noqa: PLC0415 - the server must not import vision
+) -> tuple[str, Decoded | None]:
+    """Return the content hash of an image and, unless it is known, what is in it."""
+    from ls_backend.vision import facts, images  # noqa: PLC0415 - the server must not import vision
 
     if not image:
         raise ImageUnreadable(
@@ -118,9 +131,10 @@ def _read(
     if content in known:
         return content, None
     try:
-        return content, images.decode(data, max_pixels=max_pixels)
+        pixels = images.decode(data, max_pixels=max_pixels)
     except ImageUnreadable as error:
         raise ImageUnreadable(f"Task {task_id}: {error}", hint=error.hint, task=task_id) from error
+    return content, Decoded(pixels, facts.measure(pixels, len(data)))
 
 
 def _report(context: Context, project_id: int, hashes: Iterable[int], failures: dict[int, ImageUnreadable]) -> None:

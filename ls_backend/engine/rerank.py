@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ls_backend.domain import Finding, LabelSchema
-from ls_backend.engine import test_set
 from ls_backend.engine.beliefs import beliefs
 from ls_backend.engine.context import Context
-from ls_backend.engine.held import ACTIVE, promised
-from ls_backend.engine.retrain import Labelled, Model, digest_of
+from ls_backend.engine.fields import applicable
+from ls_backend.engine.held import ACTIVE
+from ls_backend.engine.retrain import Model
+from ls_backend.engine.view import View, as_fitted
 from ls_backend.errors import StrategyError, TrainingError
 from ls_backend.settings import ProjectSettings
-from ls_backend.store import Project, TaskTable, WindowRow
+from ls_backend.store import Project, WindowRow
 from ls_backend.strategies import Plan, Pool, Ranking, cost_matrix, needs, rank
 
 if TYPE_CHECKING:
-    from ls_backend.vision.features import Standardiser
     from ls_backend.vision.heads import Head
 
 MIN_WINDOW = 60
@@ -30,42 +30,6 @@ PER_ANNOTATOR = 20
 HELD = "served to somebody already"
 TO_MEASURE = "part of the test set"
 LAST = "no embedding yet, or skipped before: served last"
-
-
-@dataclass(frozen=True)
-class View:
-    """A project's tasks as arrays.
-
-    Attributes:
-        table: Every task.
-        embedded: (n,) indices into the table that have an embedding.
-        features: (n, d) float32 of those, standardised.
-        standardiser: What made them from the raw embeddings.
-        labelled: Those with a usable label.
-        pool: (p,) indices into `embedded` of tasks that may be ranked.
-        held: (h,) indices into `embedded` of tasks annotators have open now, in the order of the queue.
-        test_set: Task ids of the test set that have no label yet, in the order to label them.
-        spare: Task ids to serve when the pool runs out: not embedded yet, then skipped ones.
-    """
-
-    table: TaskTable
-    embedded: NDArray[np.int64]
-    features: NDArray[np.float32]
-    standardiser: Standardiser
-    labelled: Labelled
-    pool: NDArray[np.int64]
-    held: NDArray[np.int64]
-    test_set: list[int]
-    spare: list[int]
-
-    def task_ids(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the ids of some embedded tasks."""
-        return self.table.task_id[self.embedded[rows]]
-
-    def hashes(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return the content hashes of some embedded tasks."""
-        found: list[str] = self.table.content_hash[self.embedded[rows]].tolist()
-        return found
 
 
 @dataclass(frozen=True)
@@ -79,60 +43,6 @@ class Ranked:
 
     rows: list[WindowRow]
     regime: str
-
-
-def view(context: Context, project: Project, schema: LabelSchema) -> View | None:
-    """Lay a project out as arrays; None while no task has an embedding."""
-    settings = context.project_settings(project)
-    table = context.store.tasks.rows(project.id)
-    has_content = np.fromiter((value is not None for value in table.content_hash), dtype=bool, count=len(table.task_id))
-    read = np.flatnonzero(has_content)
-    features = context.features(project.id, settings.backbone, table.content_hash[read].tolist())
-    if not features.found.all():
-        # Another backbone, or a lost vector store: these images are read and embedded again.
-        context.store.tasks.forget_content(project.id, table.task_id[read[~features.found]].tolist())
-    embedded = read[features.found]
-    if features.standardiser is None:
-        return None
-    hashes = table.content_hash[embedded].tolist()
-    has = np.zeros(len(table.task_id), dtype=bool)
-    has[embedded] = True
-    index = {label: i for i, label in enumerate(schema.classes)}
-    classes = np.fromiter((index.get(table.label[i], -1) for i in embedded), dtype=np.int64, count=len(embedded))
-    with_label = np.flatnonzero(classes >= 0)
-    task_ids = table.task_id[embedded]
-    locked = np.array(sorted(test_set.members(context, project)), dtype=np.int64)
-    to_measure = np.isin(table.task_id, locked)
-    names = [schema.classes[i] for i in classes[with_label]]
-    labelled = Labelled(
-        task_ids=task_ids[with_label],
-        classes=classes[with_label],
-        holdout=(to_measure if len(locked) else table.holdout)[embedded][with_label],
-        features=features.values[with_label],
-        hashes=[hashes[i] for i in with_label],
-        digest=digest_of(
-            task_ids[with_label], names, np.intersect1d(task_ids[with_label], locked) if len(locked) else None
-        ),
-        locked=len(locked) > 0,
-    )
-    untouched = (table.n_annotations == 0) & ~table.is_labeled
-    fresh = untouched & (table.n_cancelled == 0)
-    skipped = untouched & (table.n_cancelled > 0)
-    ranked = fresh & ~to_measure
-    waiting = np.flatnonzero(ranked[embedded])
-    place = {task_id: row for row, task_id in zip(waiting.tolist(), task_ids[waiting].tolist(), strict=True)}
-    held = [place[task_id] for task_id in promised(context, project.id) if task_id in place]
-    return View(
-        table=table,
-        embedded=embedded,
-        features=features.values,
-        standardiser=features.standardiser,
-        labelled=labelled,
-        pool=waiting[~np.isin(waiting, held)],
-        held=np.array(held, dtype=np.int64),
-        test_set=test_set.in_turn(table.task_id[fresh & to_measure].tolist(), settings.seed),
-        spare=[*table.task_id[ranked & ~has].tolist(), *table.task_id[skipped].tolist()],
-    )
 
 
 def window_size(context: Context, project: Project, settings: ProjectSettings) -> int:
@@ -189,7 +99,7 @@ def rerank(context: Context, project: Project, schema: LabelSchema, seen: View, 
     features = seen.features[seen.pool]
     judged = None if model is None else _judged(context, seen, model, features)
     n_ranked = min(max(k - len(seen.held) - len(seen.test_set), 0), len(seen.pool))
-    ranking = _rank(context, project, schema, seen, features, judged, n_ranked)
+    ranking = _rank(context, project, schema, seen, model, features, judged, n_ranked)
     rows = [
         WindowRow(task_id, place, None, {}, {}, HELD, None if judged is None else _tuple(judged.held[place]))
         for place, task_id in enumerate(seen.task_ids(seen.held).tolist())
@@ -218,57 +128,17 @@ def _tuple(probabilities: NDArray[np.float32]) -> tuple[float, ...]:
 
 
 def _judged(context: Context, seen: View, model: Model, features: NDArray[np.float32]) -> Judged:
-    pool = _for_head(context, seen, model, features, seen.hashes(seen.pool))
-    held = _for_head(context, seen, model, seen.features[seen.held], seen.hashes(seen.held))
+    pool = as_fitted(context, seen, model, features, seen.hashes(seen.pool))
+    held = as_fitted(context, seen, model, seen.features[seen.held], seen.hashes(seen.held))
     learnt = seen.labelled.learnt
     hashes = [seen.labelled.hashes[row] for row in learnt]
     return Judged(
         head=model.head,
         pool=pool,
-        labelled=_for_head(context, seen, model, seen.labelled.features[learnt], hashes),
+        labelled=as_fitted(context, seen, model, seen.labelled.features[learnt], hashes),
         probabilities=model.head.probabilities(pool),
         held=model.head.probabilities(held),
     )
-
-
-def _for_head(
-    context: Context, seen: View, model: Model, features: NDArray[np.float32], hashes: list[str]
-) -> NDArray[np.float32]:
-    """Return features as the head was fitted: an older model has standardised the embeddings in its own way."""
-    if model.standardiser is seen.standardiser:
-        return features
-    return model.standardiser.apply(context.raw_embeddings(model.version.backbone, hashes))
-
-
-def _applicable(
-    context: Context, project: Project, plan: Plan, task_ids: NDArray[np.int64]
-) -> tuple[Plan, dict[str, NDArray[np.object_]]]:
-    """Return the plan without metadata rules on fields no task has, and the columns of the others.
-
-    A misspelt field would otherwise stop the whole queue, or do nothing in silence.
-    """
-    rules = plan.objectives.metadata
-    data = context.store.tasks.data(project.id, task_ids.tolist()) if rules else {}
-    columns: dict[str, NDArray[np.object_]] = {}
-    for name in {rule.field for rule in rules}:
-        values = [data.get(task_id, {}).get(name) for task_id in task_ids.tolist()]
-        subject = f"metadata rule on {name}"
-        if values and all(value is None for value in values):
-            context.store.problems.report(
-                project.id,
-                Finding(
-                    "metadata-field",
-                    "warning",
-                    subject,
-                    f"None of the {len(values)} tasks that wait has the field '{name}'; the rule has no effect.",
-                    "Correct the name of the field in the project settings, or import tasks that have it.",
-                ),
-            )
-        else:
-            context.store.problems.resolve(project.id, "metadata-field", subject)
-            columns[name] = np.array(values, dtype=object)
-    kept = tuple(rule for rule in rules if rule.field in columns)
-    return replace(plan, objectives=plan.objectives.model_copy(update={"metadata": kept})), columns
 
 
 def _rank(
@@ -276,6 +146,7 @@ def _rank(
     project: Project,
     schema: LabelSchema,
     seen: View,
+    model: Model | None,
     features: NDArray[np.float32],
     judged: Judged | None,
     k: int,
@@ -283,7 +154,7 @@ def _rank(
     """Rank by the plan, or by the default one when the plan cannot be applied: a queue in a good order beats none."""
     settings = context.project_settings(project)
     task_ids = seen.task_ids(seen.pool)
-    plan, metadata = _applicable(context, project, Plan.from_settings(settings), task_ids)
+    plan, fields = applicable(context, project, seen, model, Plan.from_settings(settings))
     learnt = seen.labelled.learnt  # the model knows nothing of the test set, so nothing of the pool is covered by it
     classes = seen.labelled.classes[learnt]
     known: dict[str, Any] = {
@@ -291,7 +162,8 @@ def _rank(
         "probabilities": None if judged is None else judged.probabilities,
         "labelled_embeddings": np.concatenate([seen.labelled.features[learnt], seen.features[seen.held]]),
         "labelled_counts": np.bincount(classes, minlength=len(schema.classes)).astype(np.float64),
-        "metadata": metadata,
+        "metadata": fields.columns,
+        "error_rates": fields.error_rates,
         "class_names": schema.classes,
         "ids": task_ids,
     }

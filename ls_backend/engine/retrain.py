@@ -33,6 +33,7 @@ class Labelled:
 
     Attributes:
         task_ids: (m,) int64.
+        rows: (m,) int64 indices into the embedded tasks.
         classes: (m,) int64 indices into the schema's classes.
         holdout: (m,) bool; the locked test set where there is one.
         locked: Whether the hold-out is a test set, so that no head learns from it.
@@ -42,6 +43,7 @@ class Labelled:
     """
 
     task_ids: NDArray[np.int64]
+    rows: NDArray[np.int64]
     classes: NDArray[np.int64]
     holdout: NDArray[np.bool_]
     features: NDArray[np.float32]

@@ -12,6 +12,7 @@ from ls_backend.domain import LabelSchema, ProjectState
 from ls_backend.engine import publishing, rerank, retrain, test_set
 from ls_backend.engine.context import Context
 from ls_backend.engine.sync import sync
+from ls_backend.engine.view import View, view
 from ls_backend.errors import BackendError
 from ls_backend.store import Project
 
@@ -87,7 +88,7 @@ def _update(context: Context, project_id: int, generation: int, seconds: Seconds
     settings = context.project_settings(project)
     with seconds.step("load"):
         test_set.draw(context, project)
-        seen = rerank.view(context, project, schema)
+        seen = view(context, project, schema)
     if seen is None:
         return None, 0
     with seconds.step("refit"):
@@ -118,7 +119,7 @@ def _is_foreign(context: Context, project: Project, state: ProjectState) -> bool
     return window is not None and state.model_version != window.version
 
 
-def _model(context: Context, project: Project, schema: LabelSchema, seen: rerank.View) -> retrain.Model | None:
+def _model(context: Context, project: Project, schema: LabelSchema, seen: View) -> retrain.Model | None:
     """Return the model that ranks: refitted when due, the one in force otherwise, None during cold start."""
     serving = retrain.serving_model(context, project.id)
     version = None if serving is None else serving.version

@@ -1,5 +1,6 @@
 """Records in SQL and embeddings in LanceDB. Label Studio stays the source of truth for tasks and annotations."""
 
+from ls_backend.store.images import Images
 from ls_backend.store.predictions import Predictions
 from ls_backend.store.problems import Problem, Problems
 from ls_backend.store.projects import Event, Project, Projects
@@ -13,6 +14,7 @@ from ls_backend.store.windows import KeptRow, WindowRow, Windows
 __all__ = [
     "Counts",
     "Event",
+    "Images",
     "KeptRow",
     "LabelledTask",
     "Loaded",

@@ -35,7 +35,7 @@ class Migration:
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "first tables", schema.metadata.create_all),
-    Migration(2, "test set", schema.metadata.create_all),
+    Migration(2, "test set, facts about images", schema.metadata.create_all),
 )
 
 

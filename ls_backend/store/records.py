@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ls_backend.errors import StoreError
 from ls_backend.store.database import Database
+from ls_backend.store.images import Images
 from ls_backend.store.migrations import migrate
 from ls_backend.store.predictions import Predictions
 from ls_backend.store.problems import Problems
@@ -20,6 +21,7 @@ class Store:
     Attributes:
         projects: Projects, their counters and events.
         tasks: Tasks and annotations as last read.
+        images: What was measured on images.
         versions: Model versions.
         windows: Published windows and their reasons.
         predictions: Answers of model versions.
@@ -44,6 +46,7 @@ class Store:
             raise
         self.projects = Projects(self._database)
         self.tasks = Tasks(self._database)
+        self.images = Images(self._database)
         self.versions = Versions(self._database)
         self.windows = Windows(self._database)
         self.predictions = Predictions(self._database)

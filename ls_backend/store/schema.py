@@ -1,7 +1,7 @@
 """The tables, declared once. Everything in them can be rebuilt from Label Studio, except the history.
 
-Every table but `problems` hangs on a project and goes with it. Large columns stand last: SQLite then reads the small
-ones of 100,000 tasks without touching them.
+Every table but `problems` and `image_facts` hangs on a project and goes with it. Large columns stand last: SQLite then
+reads the small ones of 100,000 tasks without touching them.
 """
 
 from __future__ import annotations
@@ -199,6 +199,19 @@ versions = Table(
     Column("classes", JSON, nullable=False),
     PrimaryKeyConstraint("project_id", "version_id"),
     CheckConstraint("state IN ('promoted', 'rejected', 'retired')", name="known_state"),
+)
+
+# By content, not by project: the same image is measured once, like its embedding.
+image_facts = Table(
+    "image_facts",
+    metadata,
+    Column("content_hash", Text, primary_key=True),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("n_bytes", Id, nullable=False),
+    Column("sharpness", Float, nullable=False),
+    Column("luminance", Float, nullable=False),
+    Column("contrast", Float, nullable=False),
 )
 
 windows = Table(

@@ -27,12 +27,14 @@ from ls_backend.strategies import (
     uncertainty,
 )
 from ls_backend.strategies.balance import cost_matrix
+from ls_backend.strategies.neighbours import nearest_distances
 from ls_backend.strategies.plan import Plan, presets
 from ls_backend.strategies.pool import Pool, unit_rows
 from ls_backend.strategies.problem import needs
 from ls_backend.strategies.ranking import Ranking, rank
 from ls_backend.strategies.reduction import Reduction, fit_reduction
 from ls_backend.strategies.registry import Balancer, Gain, Strategy, balancer, gain, picker, scorer, strategies
+from ls_backend.strategies.struggles import ErrorRates, error_rates
 
 BUILT_IN = (
     uncertainty,
@@ -49,6 +51,7 @@ BUILT_IN = (
 __all__ = [
     "BUILT_IN",
     "Balancer",
+    "ErrorRates",
     "Gain",
     "Plan",
     "Pool",
@@ -57,8 +60,10 @@ __all__ = [
     "Strategy",
     "balancer",
     "cost_matrix",
+    "error_rates",
     "fit_reduction",
     "gain",
+    "nearest_distances",
     "needs",
     "picker",
     "presets",

@@ -33,7 +33,7 @@ def admitted(pool: Pool, rules: Sequence[MetadataRule]) -> NDArray[np.bool_]:
     keep = np.ones(pool.size, dtype=np.bool_)
     for rule in rules:
         column = _column(pool, rule)
-        if rule.weights is not None:
+        if isinstance(rule.weights, dict):
             keep &= _looked_up(column, rule.weights) > 0
         if rule.min is not None or rule.max is not None:
             numbers = _as_numbers(column, rule)
@@ -45,8 +45,9 @@ def admitted(pool: Pool, rules: Sequence[MetadataRule]) -> NDArray[np.bool_]:
 def preference(pool: Pool, rule: MetadataRule) -> Floats:
     """Turn one field into a factor.  O(n log n).
 
-    Categories: their weight over the largest weight given; values not listed weigh 1. Numbers: their rank, so that
-    scale and outliers do not matter; ties share a rank. A task that lacks the field is in the middle.
+    Categories: their weight over the largest weight given; values not listed weigh 1. By errors: the share of wrong
+    answers over the largest share. Numbers: their rank, so that scale and outliers do not matter; ties share a rank. A
+    task that lacks the field is in the middle.
 
     Args:
         pool: n tasks with metadata.
@@ -56,10 +57,19 @@ def preference(pool: Pool, rule: MetadataRule) -> Floats:
         (n,) float64 in (0, 1], higher means label sooner.
 
     Raises:
-        StrategyNotReady: If no task has the field.
+        StrategyNotReady: If no task has the field, or its errors are not known.
         StrategyError: If the field holds no numbers and the rule gives no weights.
     """
     column = _column(pool, rule)
+    if rule.weights == "errors":
+        if rule.field not in pool.error_rates:
+            raise StrategyNotReady(
+                f"The metadata rule on {rule.field!r} weighs by errors, and error_rates has "
+                f"{sorted(pool.error_rates) or 'no field'}. Measure them with ls_backend.strategies.error_rates on "
+                "tasks held out, or give weights."
+            )
+        known = pool.error_rates[rule.field]
+        return known.of(column) / max(known.overall, *known.rates.values())
     if rule.weights is not None:
         weights = _looked_up(column, rule.weights)
         return weights / max(1.0, *rule.weights.values())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ls_backend.errors import PoolInvalid
+from ls_backend.strategies.struggles import ErrorRates
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
@@ -23,7 +24,14 @@ _AXIS_OF_TASKS = {
     "dropout_probabilities": 1,
     "predicted_loss": 0,
 }
-_OF_THE_LABELLED = ("labelled_embeddings", "labelled_counts", "labelled_probabilities", "class_names", "cost_matrix")
+_OF_THE_LABELLED = (
+    "labelled_embeddings",
+    "labelled_counts",
+    "labelled_probabilities",
+    "class_names",
+    "cost_matrix",
+    "error_rates",
+)
 NORM_TOLERANCE = 0.01
 SUM_TOLERANCE = 1e-3
 
@@ -51,6 +59,7 @@ class Pool:
         labelled_probabilities: (m, c) float32 what the model believes about the labelled tasks.
         cost_matrix: (c, c) float64 cost of the answer in the column when the row is the truth, 0 or more.
         predicted_loss: (n,) float64 loss the model is expected to have on each task, in any unit.
+        error_rates: Metadata field to how often the model errs for each of its values; for rules weighted by errors.
 
     Raises:
         PoolInvalid: If shapes disagree or values are unusable.
@@ -68,6 +77,7 @@ class Pool:
     labelled_probabilities: Floats32 | None = None
     cost_matrix: Floats | None = None
     predicted_loss: Floats | None = None
+    error_rates: Mapping[str, ErrorRates] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         embeddings = _unit_length("embeddings", self.embeddings)

@@ -136,7 +136,7 @@ def _factors(view: Pool, plan: Plan, typicality: Floats | None) -> dict[str, tup
     if typicality is not None and wanted.representativeness.strength:
         factors["representativeness"] = typicality, wanted.representativeness.strength
     for rule in wanted.metadata:
-        if rule.strength:
+        if rule.strength and (has_model or rule.weights != "errors"):
             factors[f"metadata:{rule.field}"] = metadata.preference(view, rule), rule.strength
     if has_model and wanted.value.strength and wanted.value.classes:
         factors["value"] = value(view, wanted.value), wanted.value.strength

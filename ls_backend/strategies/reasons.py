@@ -101,7 +101,12 @@ def _words(problem: Problem, name: str, row: int, factor: float, ratio: float, m
 
 
 def _preferred(problem: Problem, field: str, row: int, factor: float, ratio: float) -> str:
-    shown = f"{field} {_shown(problem.view.metadata[field][row])}"
+    value = problem.view.metadata[field][row]
+    known = problem.view.error_rates.get(field)
+    if known is not None and str(value) in known.rates:
+        count = known.counts[str(value)]
+        return f"{field} {str(value)!r}, where the model errs {known.rates[str(value)]:.0%} ({count} held out)"
+    shown = f"{field} {_shown(value)}"
     if any(rule.field == field and rule.weights is not None for rule in problem.plan.objectives.metadata):
         return f"{shown} is preferred{_compared(ratio)}"
     return f"{shown} is among the highest {max(1.0 - factor, 0.01):.0%}"

@@ -21,10 +21,11 @@ from ls_backend.domain import Annotation, LabelSchema, Task, Window
 from ls_backend.engine.context import Context
 from ls_backend.engine.embed_pool import embed_pool
 from ls_backend.engine.reconcile import reconcile
-from ls_backend.engine.rerank import rerank, view
+from ls_backend.engine.rerank import rerank
 from ls_backend.engine.retrain import retrain
 from ls_backend.engine.sync import share_holdout
 from ls_backend.engine.update import update_project
+from ls_backend.engine.view import view
 from ls_backend.settings import DEFAULT_BACKBONE, ProjectSettings, Settings
 
 CLASSES = ("0", "1", "2")

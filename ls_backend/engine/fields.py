@@ -1,0 +1,160 @@
+"""The columns that metadata rules speak of: from the task data, measured on images, or on the embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ls_backend.domain import Finding, ImageFacts
+from ls_backend.engine.context import Context
+from ls_backend.engine.retrain import Model
+from ls_backend.engine.view import View, as_fitted
+from ls_backend.settings import MEASURED, MetadataRule
+from ls_backend.store import Project
+from ls_backend.strategies import ErrorRates, Plan, error_rates
+
+NEAREST = "image.near_duplicate_distance"
+
+_ON_IMAGES: Mapping[str, Callable[[ImageFacts], float]] = {
+    "image.width": attrgetter("width"),
+    "image.height": attrgetter("height"),
+    "image.aspect": attrgetter("aspect"),
+    "image.bytes": attrgetter("n_bytes"),
+    "image.sharpness": attrgetter("sharpness"),
+    "image.luminance": attrgetter("luminance"),
+    "image.contrast": attrgetter("contrast"),
+}
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What the rules of a plan need to know.
+
+    Attributes:
+        columns: Field to (p,) values of the tasks that may be ranked.
+        error_rates: Field to how often the model errs, for rules weighted by errors.
+    """
+
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    error_rates: dict[str, ErrorRates] = field(default_factory=dict)
+
+
+def applicable(context: Context, project: Project, seen: View, model: Model | None, plan: Plan) -> tuple[Plan, Fields]:
+    """Return the plan without the rules that cannot have an effect, and what the others need.
+
+    A misspelt field would otherwise stop the whole queue, or do nothing in silence. A rule by errors waits for the
+    first labels that are held out.
+
+    Args:
+        context: Store and embeddings.
+        project: Whose problems tell of rules without effect.
+        seen: The project as arrays.
+        model: Whose errors count; None during cold start.
+        plan: With all its rules.
+    """
+    fields = Fields()
+    kept: list[MetadataRule] = []
+    judged = None
+    for rule in plan.objectives.metadata:
+        column = _column(context, project, seen, rule.field, seen.pool)
+        problem = _problem(context, project, rule, column)
+        subject = f"metadata rule on {rule.field}"
+        if problem is not None:
+            context.store.problems.report(project.id, replace(problem, subject=subject))
+            continue
+        context.store.problems.resolve(project.id, "metadata-field", subject)
+        if rule.weights == "errors":
+            judged = judged or _judged(context, project, seen, model)
+            rows, wrong = judged
+            if not len(rows):
+                continue
+            fields.error_rates[rule.field] = error_rates(_column(context, project, seen, rule.field, rows), wrong)
+        fields.columns[rule.field] = column
+        kept.append(rule)
+    return replace(plan, objectives=plan.objectives.model_copy(update={"metadata": tuple(kept)})), fields
+
+
+def _column(context: Context, project: Project, seen: View, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the values (r,) of a field for some embedded tasks; None or NaN where a task lacks it."""
+    if name == NEAREST:
+        return seen.source.nearest[rows]
+    if name in _ON_IMAGES:
+        hashes = seen.hashes(rows)
+        facts = context.store.images.get(hashes)
+        read = _ON_IMAGES[name]
+        return np.array([float(read(facts[content])) if content in facts else np.nan for content in hashes])
+    task_ids = seen.task_ids(rows).tolist()
+    data = context.store.tasks.data(project.id, task_ids)
+    column = np.empty(len(task_ids), dtype=object)
+    column[:] = [data.get(task_id, {}).get(name) for task_id in task_ids]
+    return column
+
+
+def _problem(context: Context, project: Project, rule: MetadataRule, column: NDArray[Any]) -> Finding | None:
+    """Say why a rule cannot have an effect, whatever is labelled; None when it can."""
+    if rule.weights == "errors" and rule.field in MEASURED:
+        return _finding(
+            f"The rule on '{rule.field}' weighs by errors, which takes a field with few distinct values; the rule has "
+            "no effect.",
+            "Leave out the weights, or choose a field with categories.",
+        )
+    settings = context.project_settings(project)
+    if rule.weights == "errors" and not (settings.holdout or settings.test_set):
+        return _finding(
+            f"The rule on '{rule.field}' weighs by errors on labels held out, and none are; the rule has no effect.",
+            "Set holdout above 0.",
+        )
+    missing = (
+        np.isnan(column) if column.dtype.kind == "f" else np.array([value is None for value in column], dtype=bool)
+    )
+    if not len(column) or not missing.all():
+        return None
+    if rule.field in MEASURED:
+        return _finding(
+            f"'{rule.field}' is known of none of the {len(column)} tasks that wait: their images were read before it "
+            "was measured. The rule has no effect.",
+            "New images are measured as they are read.",
+        )
+    known = f" Measured fields are {', '.join(MEASURED)}." if rule.field.startswith("image.") else ""
+    return _finding(
+        f"None of the {len(column)} tasks that wait has the field '{rule.field}'; the rule has no effect.{known}",
+        "Correct the name of the field in the project settings, or import tasks that have it.",
+    )
+
+
+def _finding(message: str, remedy: str) -> Finding:
+    return Finding("metadata-field", "warning", "", message, remedy)
+
+
+def _judged(
+    context: Context, project: Project, seen: View, model: Model | None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return labelled tasks (embedded rows) that a head has judged without knowing their label, and where it was wrong.
+
+    They are those of the hold-out. A locked test set is not looked at, for what steers the choice of tasks cannot
+    measure its outcome; there every label is judged by a head that was fitted on the other folds.
+    """
+    from ls_backend.vision import heads  # noqa: PLC0415 - the server must not import vision
+
+    labelled = seen.labelled
+    if model is None:
+        return np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    if labelled.locked:
+        chosen = labelled.learnt
+        seed = context.project_settings(project).seed
+        features, classes = labelled.features[chosen], labelled.classes[chosen]
+        answers = heads.out_of_fold_logits(features, classes, len(model.version.classes), seed)
+        answered = np.isfinite(answers).any(axis=1)
+        chosen, answers = chosen[answered], answers[answered]
+    else:
+        chosen = np.flatnonzero(
+            labelled.holdout if model.version.metrics.n_holdout else np.zeros_like(labelled.holdout)
+        )
+        features = as_fitted(context, seen, model, labelled.features[chosen], [labelled.hashes[i] for i in chosen])
+        answers = model.evaluation_head.logits(features)
+    return labelled.rows[chosen], answers.argmax(axis=1) != labelled.classes[chosen]
