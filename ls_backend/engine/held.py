@@ -50,29 +50,33 @@ def held_now(context: Context, project_id: int) -> set[tuple[str, int]]:
 
     The one behind is named, too, in case somebody unknown holds the first.
     """
-    return {(window.version, task_id) for window, free in _served(context, project_id) for task_id in free}
+    return {(window.version, task_id) for window, free in _served(context, project_id, CLOCKS) for task_id in free}
 
 
 def promised(context: Context, project_id: int) -> list[int]:
-    """Return the task each annotator was most likely served after his latest answer, in the order of the queue."""
-    ours = {task_id for _, free in _served(context, project_id) for task_id in free[:1]}
+    """Return the task each annotator was most likely served after his latest answer, in the order of the queue.
+
+    No allowance is made for clocks: a window that came after the answer has most likely not been served from, and
+    labels that were imported a moment before the first window make nobody hold a task of it.
+    """
+    ours = {task_id for _, free in _served(context, project_id, timedelta(0)) for task_id in free[:1]}
     window = context.store.windows.in_force(project_id)
     ahead = [task_id for task_id in window.task_ids if task_id in ours] if window else []
     return [*ahead, *sorted(ours - set(ahead))]
 
 
-def _served(context: Context, project_id: int) -> list[tuple[Window, list[int]]]:
+def _served(context: Context, project_id: int, slack: timedelta) -> list[tuple[Window, list[int]]]:
     """Return for each annotator the window he was served from after his latest answer, and the two tasks in question.
 
     Label Studio serves the next task within a second of an answer: the first of the window in force that is not
-    answered and that nobody else holds.
+    answered and that nobody else holds. Windows in force within `slack` of the answer are all looked at.
     """
     store = context.store
     latest = store.tasks.latest_answers(project_id, datetime.now(UTC) - ACTIVE)
     served = [
         (annotator_id, window)
         for annotator_id, at in sorted(latest.items(), key=lambda item: item[1])
-        for window in store.windows.serving(project_id, at - CLOCKS, at + CLOCKS)
+        for window in store.windows.serving(project_id, at - slack, at + slack)
     ]
     earliest = min((window.flipped_at for _, window in served if window.flipped_at), default=datetime.now(UTC))
     answers = store.tasks.answers_since(project_id, earliest)

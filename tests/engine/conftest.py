@@ -280,11 +280,11 @@ class Desk:
         self.context.store.tasks.set_labels(self.pid, chosen)
         share_holdout(self.context, self.pid)
 
-    def serve(self, task_ids, version="al-cold:1"):
-        """Put a window in force from a minute ago, as if the labels to come had been made from it."""
-        window = Window(version, self.pid, 1, None, tuple(task_ids), 0)
+    def serve(self, task_ids, *, flipped=None):
+        """Put a window in force, from a minute ago unless told otherwise."""
+        window = Window("al-cold:1", self.pid, 1, None, tuple(task_ids), 0)
         self.context.store.windows.add(window)
-        self.context.store.windows.flipped(self.pid, version, self.now - timedelta(minutes=1))
+        self.context.store.windows.flipped(self.pid, window.version, flipped or self.now - timedelta(minutes=1))
 
     @property
     def project(self):

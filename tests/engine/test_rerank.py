@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 
@@ -90,6 +92,14 @@ def test_each_annotator_holds_a_task_of_his_own(make_desk):
     rows = desk.rank(10).rows
     assert [row.task_id for row in rows[:2]] == [3, 4]
     assert len(rows) == 10
+
+
+def test_labels_from_before_a_window_hold_nothing_of_it(make_desk):
+    desk = make_desk(40)
+    desk.serve(range(3, 41), flipped=desk.now + timedelta(milliseconds=500))
+    desk.label(1, 2)
+    assert promised(desk.context, desk.pid) == []
+    assert held_now(desk.context, desk.pid), "a row that may be open is kept all the same: clocks differ"
 
 
 def test_a_held_task_is_predicted_by_the_model_that_ranks(make_desk):
