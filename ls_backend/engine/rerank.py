@@ -38,11 +38,13 @@ class Ranked:
 
     Attributes:
         rows: Tasks to publish, next one first: those somebody has open, the test set, the ranked ones, spare ones.
-        regime: What the plan decided to do.
+        regime: Phase of labelling that decided what counts.
+        regime_reason: Why it is that phase, in words.
     """
 
     rows: list[WindowRow]
     regime: str
+    regime_reason: str
 
 
 def window_size(context: Context, project: Project, settings: ProjectSettings) -> int:
@@ -120,7 +122,7 @@ def rerank(context: Context, project: Project, schema: LabelSchema, seen: View, 
             )
         )
     rows += [WindowRow(task_id, len(rows) + i, None, {}, {}, LAST) for i, task_id in enumerate(seen.spare)]
-    return Ranked(rows[:k], ranking.regime)
+    return Ranked(rows[:k], ranking.regime, ranking.regime_reason)
 
 
 def _tuple(probabilities: NDArray[np.float32]) -> tuple[float, ...]:

@@ -95,7 +95,9 @@ def _update(context: Context, project_id: int, generation: int, seconds: Seconds
         model = _model(context, project, schema, seen)
     with seconds.step("rank"):
         size = rerank.window_size(context, project, settings)
-        rows = rerank.rerank(context, project, schema, seen, model, size).rows
+        ranked = rerank.rerank(context, project, schema, seen, model, size)
+        rows = ranked.rows
+        log.info("ranked", project=project_id, tasks=len(rows), regime=ranked.regime, why=ranked.regime_reason)
     n_labels = len(seen.labelled.task_ids)
     with seconds.step("publish"):
         theirs = not settings.manage_queue and _is_foreign(context, project, synced.state)
