@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ls_backend.domain import Metrics
 from ls_backend.errors import PoolInvalid
@@ -36,10 +36,10 @@ class Curve:
 
 
 def backtest(
-    embeddings: ArrayLike,
-    labels: ArrayLike,
-    test_embeddings: ArrayLike,
-    test_labels: ArrayLike,
+    embeddings: Floats32,
+    labels: Labels,
+    test_embeddings: Floats32,
+    test_labels: Labels,
     plan: Plan,
     batch: int,
     rounds: int,
@@ -56,10 +56,10 @@ def backtest(
     same curve, and a replay of fewer rounds is the beginning of one of more.
 
     Args:
-        embeddings: (n, d) numbers, rows of unit length or all zero: the pool.
-        labels: (n,) whole numbers from 0, the class of each.
-        test_embeddings: (t, d) rows of unit length that are never picked.
-        test_labels: (t,) classes of those.
+        embeddings: (n, d) float32, rows of unit length or all zero: the pool.
+        labels: (n,) int64 from 0, the class of each.
+        test_embeddings: (t, d) float32, rows of unit length that are never picked.
+        test_labels: (t,) int64 classes of those.
         plan: What to label first.
         batch: Labels a round, at least 1.
         rounds: Rounds wanted, at least 1; fewer are played when the pool is used up, or filtered empty by the plan.
@@ -100,7 +100,7 @@ def backtest(
             embeddings=places[rest],
             probabilities=None if probabilities is None else probabilities[rest],
             labelled_embeddings=places[picked],
-            labelled_counts=np.bincount(classes[picked], minlength=n_classes),
+            labelled_counts=np.bincount(classes[picked], minlength=n_classes).astype(np.float64),
         )
         ranking = rank(pool, plan, min(batch, len(rest)), np.random.default_rng((seed, len(picked))))
         if not len(ranking.indices):
@@ -142,14 +142,14 @@ def _learn(
     return head.probabilities(features), heads.evaluate(head.probabilities(test_features), truth)
 
 
-def _unit_length(name: str, values: ArrayLike) -> Floats32:
+def _unit_length(name: str, values: Floats32) -> Floats32:
     try:
         return Pool(embeddings=values).embeddings
     except PoolInvalid as error:
         raise PoolInvalid(f"{name} cannot be used: {error}") from error
 
 
-def _classes(name: str, values: ArrayLike, n: int, n_classes: int | None) -> Labels:
+def _classes(name: str, values: Labels, n: int, n_classes: int | None) -> Labels:
     array = np.asarray(values)
     if array.shape != (n,) or (n and array.dtype.kind not in "iu"):
         raise PoolInvalid(
