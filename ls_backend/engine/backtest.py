@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ls_backend.domain import Metrics
+from ls_backend.engine.beliefs import beliefs
 from ls_backend.errors import PoolInvalid
-from ls_backend.strategies import Plan, Pool, fit_reduction, rank
+from ls_backend.strategies import Plan, Pool, fit_reduction, needs, rank
 from ls_backend.strategies.reduction import DIMENSIONS
+
+if TYPE_CHECKING:
+    from ls_backend.vision.heads import Head
 
 Floats32 = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -46,6 +53,9 @@ def backtest(
     seed: int,
     *,
     n_classes: int | None = None,
+    class_names: tuple[str, ...] | None = None,
+    metadata: Mapping[str, NDArray[Any]] | None = None,
+    cost_matrix: NDArray[np.float64] | None = None,
 ) -> Curve:
     """Label a pool again in the order of a plan, and measure the product's own head after every batch.
 
@@ -65,13 +75,16 @@ def backtest(
         rounds: Rounds wanted, at least 1; fewer are played when the pool is used up, or filtered empty by the plan.
         seed: Decides everything random, 0 or more.
         n_classes: Classes there are; None takes the largest class of pool and test set, plus one.
+        class_names: Labels in the order of the classes, for a plan that names some.
+        metadata: Field name to (n,) values of the pool, for a plan with metadata rules.
+        cost_matrix: (c, c) float64 cost of the answer in the column when the row is the truth, for expected cost.
 
     Returns:
         One entry a round.
 
     Raises:
         PoolInvalid: If shapes disagree, a value cannot be used, or batch, rounds or seed is out of range.
-        StrategyNotReady: If the plan needs what a replay does not have, such as class names.
+        StrategyNotReady: If the plan needs class names, a metadata field or costs that are not given.
         Diverged: If a fit is not finite.
     Source: the protocol of Munjal et al. 2022, "Towards robust and reproducible active learning using neural
     networks": one head, one locked test set and the same start for every plan.
@@ -89,28 +102,30 @@ def backtest(
     truth = _classes("test_labels", test_labels, len(test_features), n_classes)
     n_classes = n_classes or 1 + max(int(classes.max(initial=0)), int(truth.max()))
     places = fit_reduction(features).apply(features) if features.shape[1] > DIMENSIONS else features
+    whole = Pool(places, metadata=metadata or {}, class_names=class_names, cost_matrix=cost_matrix)
+    wanted = needs(plan, has_model=True)
 
     picked = np.empty(0, dtype=np.int64)
-    probabilities: Floats32 | None = None
+    head: Head | None = None
     n_labels: list[int] = []
     metrics: list[Metrics] = []
     for _ in range(rounds):
         rest = np.setdiff1d(np.arange(len(features)), picked)
-        pool = Pool(
+        pool = replace(
+            whole,
             embeddings=places[rest],
-            probabilities=None if probabilities is None else probabilities[rest],
             labelled_embeddings=places[picked],
             labelled_counts=np.bincount(classes[picked], minlength=n_classes).astype(np.float64),
+            metadata={name: column[rest] for name, column in whole.metadata.items()},
+            **({} if head is None else _beliefs(wanted, head, features, classes, rest=rest, picked=picked, seed=seed)),
         )
         ranking = rank(pool, plan, min(batch, len(rest)), np.random.default_rng((seed, len(picked))))
         if not len(ranking.indices):
             break
         picked = np.concatenate([picked, rest[ranking.indices]])
-        probabilities, measured = _learn(
-            features, classes, picked, test_features, truth, n_classes=n_classes, seed=seed
-        )
+        head = _fitted(features[picked], classes[picked], n_classes, seed)
         n_labels.append(len(picked))
-        metrics.append(measured)
+        metrics.append(_measured(head, np.bincount(classes[picked], minlength=n_classes), test_features, truth))
     return Curve(
         n_labels=np.array(n_labels, dtype=np.int64),
         accuracy=np.array([item.accuracy for item in metrics], dtype=np.float64),
@@ -120,26 +135,47 @@ def backtest(
     )
 
 
-def _learn(
+def _beliefs(
+    wanted: AbstractSet[str],
+    head: Head,
     features: Floats32,
     classes: Labels,
-    picked: Labels,
-    test_features: Floats32,
-    truth: Labels,
     *,
-    n_classes: int,
+    rest: Labels,
+    picked: Labels,
     seed: int,
-) -> tuple[Floats32 | None, Metrics]:
-    """Fit on the picks: probabilities (n, c) of the pool, None while one class is labelled, and the test's metrics."""
+) -> dict[str, Any]:
+    """Make the fields of a pool that come from a model; only those the plan asks for cost anything."""
+    unlabelled = features[rest]
+    more = beliefs(
+        wanted,
+        head=head,
+        features=unlabelled,
+        labelled_features=features[picked],
+        classes=classes[picked],
+        n_classes=len(head.bias),
+        seed=seed,
+    )
+    return {"probabilities": head.probabilities(unlabelled), **more}
+
+
+def _fitted(features: Floats32, classes: Labels, n_classes: int, seed: int) -> Head | None:
+    """Fit the head to serve as the product does; None while fewer than two classes are labelled."""
     from ls_backend.vision import heads  # noqa: PLC0415 - torch
 
-    counts = np.bincount(classes[picked], minlength=n_classes)
-    if np.count_nonzero(counts) < 2:
-        constant = (counts + 1.0) / (counts.sum() + n_classes)  # (c,)
-        return None, heads.evaluate(np.tile(constant, (len(truth), 1)), truth)
-    nothing_held_out = np.zeros(len(picked), dtype=np.bool_)
-    head = heads.train(features[picked], classes[picked], nothing_held_out, n_classes, seed).head
-    return head.probabilities(features), heads.evaluate(head.probabilities(test_features), truth)
+    if len(np.unique(classes)) < 2:
+        return None
+    return heads.train(features, classes, np.zeros(len(classes), dtype=np.bool_), n_classes, seed).head
+
+
+def _measured(head: Head | None, counts: Labels, test_features: Floats32, truth: Labels) -> Metrics:
+    """Measure on the test set (t, d); without a head the labels so far (c,) are all there is to go by."""
+    from ls_backend.vision import heads  # noqa: PLC0415 - torch
+
+    if head is None:
+        by_laplace = (counts + 1.0) / (counts.sum() + len(counts))
+        return heads.evaluate(np.tile(by_laplace, (len(truth), 1)), truth)
+    return heads.evaluate(head.probabilities(test_features), truth)
 
 
 def _unit_length(name: str, values: Floats32) -> Floats32:

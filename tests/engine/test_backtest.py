@@ -6,7 +6,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 
 from ls_backend.engine.backtest import backtest
 from ls_backend.errors import PoolInvalid, StrategyNotReady
-from ls_backend.strategies import Plan, unit_rows
+from ls_backend.strategies import Plan, presets, unit_rows
 from ls_backend.vision.heads import L2, SCALE
 
 BATCH = 10
@@ -149,6 +149,29 @@ def test_a_test_set_without_tasks_is_refused(digits):
         replay((embeddings, labels, test_embeddings[:0], test_labels[:0]))
 
 
-def test_a_plan_that_needs_more_than_a_replay_has_says_what(digits):
+def test_a_plan_that_needs_more_than_it_is_given_says_what(digits):
     with pytest.raises(StrategyNotReady, match="cost_matrix"):
         replay(digits, "expected_cost")
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_every_preset_can_be_replayed_beyond_its_cold_start(digits, name):
+    embeddings, labels, test_embeddings, test_labels = digits
+    small = embeddings[:120], labels[:120], test_embeddings, test_labels
+    curve = replay(small, name, batch=12, rounds=3, cost_matrix=1.0 - np.eye(10))
+    assert curve.n_labels.tolist() == [12, 24, 36]
+    assert np.isfinite(curve.log_loss).all()
+
+
+def test_metadata_rules_and_named_classes_apply_as_in_a_project(digits):
+    embeddings, labels, test_embeddings, test_labels = digits
+    wet = np.where(np.arange(len(labels)) % 2 == 0, "wet", "dry")
+    rule = {"field": "road", "weights": {"dry": 0}}
+    plan = Plan.from_json({"objectives": {"metadata": [rule], "value": {"classes": {"nine": 3}}}})
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    curve = backtest(
+        embeddings, labels, test_embeddings, test_labels, plan, 10, 2, 0, metadata={"road": wet}, class_names=names
+    )
+    assert set(wet[curve.picked]) == {"wet"}
+    with pytest.raises(StrategyNotReady, match="road"):
+        backtest(embeddings, labels, test_embeddings, test_labels, plan, 10, 2, 0, class_names=names)
