@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -21,6 +22,8 @@ from ls_backend.settings import Settings
 
 if TYPE_CHECKING:
     from ls_backend.engine.context import Context
+    from ls_backend.engine.replay import Report
+    from ls_backend.engine.savings import Interval
 
 app = typer.Typer(
     name="ls-backend",
@@ -209,6 +212,77 @@ def strategies(as_json: AsJson = False) -> None:
     out.print(table)
     for name, summary in presets().items():
         out.print(f"preset [bold]{name}[/bold]: {summary}")
+
+
+@app.command()
+@explained
+def backtest(
+    project: Annotated[
+        int | None, typer.Option("--project", "-p", min=1, help="Replay the labels of this Label Studio project.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Replay a folder of images instead: each sub-folder is a class.")
+    ] = None,
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(help="A preset or project settings as JSON; repeat it for several. Unset: the plan in force."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Labels between two rankings.")] = 10,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Batches; unset plays 20, or half of the labels if they are fewer.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Replays of each plan; below 5 there are no intervals.")] = 10,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Count every class alike, however rare.")] = False,
+    report: Annotated[Path | None, typer.Option("--json", help="Write every curve to this file.")] = None,
+) -> None:
+    """Label known labels again, in the order of plans and of chance, and say what a plan saves."""
+    from ls_backend.engine import known, replay  # noqa: PLC0415 - slow to import
+
+    if (project is None) == (folder is None):
+        raise typer.BadParameter("expected either --project or --folder, one of the two.")
+    plans = {text: replay.plan_of(text) for text in plan or ([] if folder is None else ["auto"])}
+    with err.status("reading", spinner="line") as status:
+        if project is not None:
+            context = _context()
+            plans = plans or {"plan in force": replay.plan_in_force(context, project)}
+            tasks = known.of_project(context, project, plans.values())
+        else:
+            assert folder is not None  # one of the two is given
+            tasks = known.of_folder(_settings("cli"), folder, say=status.update)
+        for line in tasks.unreadable:
+            err.print(f"[yellow]left out[/yellow] {escape(line)}", highlight=False)
+        metric: Literal["accuracy", "balanced_accuracy"] = "balanced_accuracy" if balanced else "accuracy"
+        made = replay.replay(tasks, plans, say=status.update, batch=batch, rounds=rounds, seeds=seeds, metric=metric)
+    _print_replay(made, seeds)
+    if project is not None:
+        out.print("These are labels the labelling queue asked for: read the figures as a comparison of plans on them.")
+    if report is not None:
+        report.write_text(json.dumps(made.plain(), indent=2) + "\n")
+
+
+def _print_replay(made: Report, seeds: int) -> None:
+    """Print up to eight points of each curve, and what each plan saves."""
+    title = f"{made.title}: {made.n_pool} tasks to pick from, {made.n_test} to measure on, {made.n_classes} classes"
+    table = Table("labels", *(escape(outcome.name) for outcome in made.outcomes), title=escape(title))
+    last = len(made.n_labels) - 1
+    for i in sorted({round(part * last / 7) for part in range(8)}):
+        table.add_row(str(made.n_labels[i]), *(_points(outcome.means[i]) for outcome in made.outcomes))
+    table.add_section()
+    table.add_row("mean", *(_points(outcome.area) for outcome in made.outcomes))
+    out.print(table)
+    name = made.metric.replace("_", " ")
+    out.print(f"Test {name} in %, mean of {seeds} seeds and its 95 % interval.", highlight=False)
+    for outcome in made.outcomes:
+        if outcome.gain is not None and outcome.saving is not None:
+            gain = f"{_points(outcome.gain, sign='+')} points above random on average"
+            out.print(
+                f"[bold]{escape(outcome.name)}[/bold]: {gain}. {escape(outcome.saving.sentence)}", highlight=False
+            )
+
+
+def _points(interval: Interval, sign: str = "") -> str:
+    value, low, high = (f"{100 * number:{sign}.1f}" for number in (interval.value, interval.low, interval.high))
+    return value if math.isinf(interval.high) else f"{value} {escape(f'[{low}, {high}]')}"
 
 
 @app.command()
