@@ -17,7 +17,7 @@ from ls_backend.engine.context import Context
 from ls_backend.engine.known import Known, Say
 from ls_backend.engine.savings import CONFIDENCE, Interval, Metric, Saving, area, area_gain, labels_saved, mean_curve
 from ls_backend.errors import PoolInvalid, TooFewLabels
-from ls_backend.strategies import Plan
+from ls_backend.strategies import Plan, cost_matrix
 
 RANDOM = "random"
 TEST_PART = 4
@@ -224,6 +224,7 @@ class _Split:
             n_classes=len(self.class_names),
             class_names=self.class_names,
             metadata=self.metadata,
+            cost_matrix=cost_matrix(plan.objectives.value, self.class_names),
         )
 
 
