@@ -11,4 +11,8 @@ predict     answers for /predict
 connect     a project made ready
 doctor      every known trap looked at
 rollback    an earlier model version put in force
+known       tasks whose label is known, of a project or a folder
+backtest    known labels, a plan and a seed -> a learning curve
+savings     curves -> what a plan saves against random labels, with its interval
+replay      several plans and random order on the same tasks, compared
 """
