@@ -167,6 +167,12 @@ class Balance(Words):
         default="uniform",
         description="Wanted class shares: uniform, input (as the model sees the pool), or a share for each class.",
     )
+    above: float = Field(
+        default=1.0,
+        ge=1,
+        description="Counts only where the most frequent class is more than this many times as frequent as the rarest, "
+        "by labels and model; 1: always. The preset auto uses 3.",
+    )
     strength: Strength = Field(default=1.0, description="Exponent of this factor; 0 turns it off, negative inverts it.")
 
 

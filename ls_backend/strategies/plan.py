@@ -14,9 +14,15 @@ from ls_backend.strategies import registry
 
 _OFF = {"strength": 0.0}
 
+IMBALANCED = 3.0
+"""Times as frequent as the rarest class another one must be before missing classes matter."""
+
 PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
-        "auto": ("Coverage of doubtful tasks, missing classes first; coverage alone before the first model.", {}),
+        "auto": (
+            "Coverage of doubtful tasks, rare classes first if there are any; coverage alone before the first model.",
+            {"balance": {"above": IMBALANCED}},
+        ),
         "random": ("No preference: every task is as likely as any other.", {"uncertainty": _OFF, "diversity": _OFF}),
         "margin": ("The two likeliest classes are close.", {"diversity": _OFF}),
         "entropy": (
@@ -99,7 +105,6 @@ PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "uncertainty_herding": ("Coverage of doubtful tasks.", {}),
     }
 )
-_BALANCED = frozenset({"auto"})
 
 
 @dataclass(frozen=True)
@@ -181,8 +186,7 @@ def presets() -> Mapping[str, str]:
 def _preset(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise registry.unknown("preset", name, sorted(PRESETS))
-    given = dict(PRESETS[name][1])
-    return given if name in _BALANCED else {"balance": _OFF, **given}
+    return {"balance": _OFF, **PRESETS[name][1]}
 
 
 def _resolved(objectives: Objectives) -> Objectives:

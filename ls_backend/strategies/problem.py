@@ -13,7 +13,7 @@ from ls_backend.strategies import metadata, registry
 from ls_backend.strategies.balance import class_deficit, value
 from ls_backend.strategies.plan import Plan
 from ls_backend.strategies.pool import Floats, Pool
-from ls_backend.strategies.regimes import Regime, regime_of
+from ls_backend.strategies.regimes import Regime, frequencies, regime_of
 from ls_backend.strategies.search import powered
 
 FROM_A_MODEL = frozenset({"probabilities", "member_probabilities", "dropout_probabilities", "predicted_loss"})
@@ -111,19 +111,27 @@ def concrete(view: Pool, plan: Plan, k: int) -> Problem:
         typicality = _scored(view, "representativeness", wanted.representativeness.method)
     factors = _factors(view, plan, typicality)
     deficits = None
-    if view.probabilities is not None and wanted.balance.strength:
+    if view.probabilities is not None and wanted.balance.strength and _uneven(view, wanted.balance.above):
         deficits = class_deficit(view, wanted.balance, k).of_tasks(view.probabilities)
     nothing = not factors and not diversity.strength and deficits is None
     return Problem(
         view=view,
         plan=plan,
-        regime=regime_of(view, plan, diversity, undecided=nothing),
+        regime=regime_of(view, plan, diversity, undecided=nothing, balancing=deficits is not None),
         diversity=diversity,
         factors=factors,
         deficits=deficits,
         last=_outliers(typicality, wanted.representativeness.drop_outliers, view.size),
         k=k,
     )
+
+
+def _uneven(view: Pool, above: float) -> bool:
+    """Whether the most frequent class is more than so many times as frequent as the rarest; with 1, always."""
+    if above <= 1 or not view.size:
+        return True
+    frequency = frequencies(view)
+    return float(frequency.max()) > above * float(frequency.min())
 
 
 def _factors(view: Pool, plan: Plan, typicality: Floats | None) -> dict[str, tuple[Floats, float]]:

@@ -1,9 +1,10 @@
 """Which phase of labelling a pool is in, and what follows from it.
 
 One formula serves every phase that has a model: the kernel of coverage narrows as labels grow dense, which turns
-coverage of the outline into coverage of details, and missing classes weigh by how much they lack. Switching to another
-method at some number of labels lost or changed nothing wherever it was measured (decision 6). So a phase decides what
-stands in before the first model, and tells the admin where an objective of theirs does harm.
+coverage of the outline into coverage of details. Missing classes count where some class is rare; where none is, they
+cost accuracy. Switching to another method at some number of labels lost or changed nothing wherever it was measured
+(decision 6). So a phase decides what stands in before the first model and whether missing classes count, and tells the
+admin where an objective of theirs does harm.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ls_backend.settings import Diversity
-from ls_backend.strategies.plan import Plan
-from ls_backend.strategies.pool import Pool
+from ls_backend.strategies.plan import IMBALANCED, Plan
+from ls_backend.strategies.pool import Floats, Pool
 
 RANDOM = "random"
 COLD_START = "cold start"
@@ -23,7 +24,7 @@ HIGH_BUDGET = "high budget"
 IMBALANCE = "imbalance guard"
 
 ENOUGH_LABELS = 5.0  # a class, on average; from here on typicality costs accuracy even where classes are balanced
-IMBALANCED = 5.0  # times as many labels as the rarest class has
+MIN_FREQUENCY = 1e-3  # of a task; below it a class is not worth a ratio
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Regime:
     reason: str
 
 
-def regime_of(pool: Pool, plan: Plan, diversity: Diversity, *, undecided: bool) -> Regime:
+def regime_of(pool: Pool, plan: Plan, diversity: Diversity, *, undecided: bool, balancing: bool) -> Regime:
     """Tell the phase from what is labelled.
 
     Args:
@@ -47,6 +48,7 @@ def regime_of(pool: Pool, plan: Plan, diversity: Diversity, *, undecided: bool) 
         plan: Objectives as the admin wants them.
         diversity: Redundancy in force, which may stand in for what the plan asks for.
         undecided: Whether nothing of the plan prefers any task.
+        balancing: Whether missing classes count.
 
     Returns:
         The phase; imbalance goes before the number of labels.
@@ -56,11 +58,12 @@ def regime_of(pool: Pool, plan: Plan, diversity: Diversity, *, undecided: bool) 
     if pool.probabilities is None:
         return Regime(COLD_START, _before_the_first_model(plan, diversity))
     warning = _warning(plan)
-    counts = pool.labelled_counts
-    if counts is not None and counts.max() > IMBALANCED * max(float(counts.min()), 1.0):
-        most, least = int(np.argmax(counts)), int(np.argmin(counts))
-        spread = f"{pool.class_shown(most)} has {counts[most]:g} labels and {pool.class_shown(least)} {counts[least]:g}"
-        follows = ", so missing classes come first" if plan.objectives.balance.strength > 0 else ""
+    frequency = frequencies(pool)
+    most, least = int(np.argmax(frequency)), int(np.argmin(frequency))
+    if frequency[most] > IMBALANCED * frequency[least]:
+        ratio = frequency[most] / max(float(frequency[least]), MIN_FREQUENCY)
+        spread = f"{pool.class_shown(most)} is about {ratio:.0f} times as frequent as {pool.class_shown(least)}"
+        follows = ", so missing classes come first" if balancing and plan.objectives.balance.strength > 0 else ""
         return Regime(IMBALANCE, spread + follows + warning)
     per_class = _n_labels(pool) / pool.probabilities.shape[1]
     covers = diversity.strength > 0 and diversity.method == "coverage"
@@ -68,6 +71,13 @@ def regime_of(pool: Pool, plan: Plan, diversity: Diversity, *, undecided: bool) 
     if per_class < ENOUGH_LABELS:
         return Regime(LOW_BUDGET, labels + (", so each stands for a wide surrounding" if covers else ""))
     return Regime(HIGH_BUDGET, labels + (", so coverage looks at details" if covers else "") + warning)
+
+
+def frequencies(pool: Pool) -> Floats:
+    """Return how many tasks (c,) of each class there are, counted where labelled and by the model where not."""
+    assert pool.probabilities is not None  # asked only where there is a model
+    expected: Floats = pool.probabilities.sum(axis=0, dtype=np.float64)
+    return expected if pool.labelled_counts is None else expected + pool.labelled_counts
 
 
 def _before_the_first_model(plan: Plan, diversity: Diversity) -> str:

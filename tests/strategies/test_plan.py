@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ls_backend.errors import SettingsError, StrategyUnknown
-from ls_backend.settings import MetadataRule, Objectives, ProjectSettings
+from ls_backend.settings import Balance, MetadataRule, Objectives, ProjectSettings
 from ls_backend.strategies import Plan, presets
 
 
@@ -16,7 +16,8 @@ def test_every_preset_survives_json(name):
 
 def test_empty_settings_are_the_default_plan_with_the_default_exploration():
     plan = Plan.from_json("{}")
-    assert plan.objectives == Plan.preset("auto").objectives == Objectives()
+    assert plan.objectives == Plan.preset("auto").objectives
+    assert plan.objectives.model_copy(update={"balance": Balance()}) == Objectives()
     assert plan.explore == ProjectSettings().explore == Plan.from_settings(ProjectSettings()).explore
 
 

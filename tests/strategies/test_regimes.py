@@ -25,6 +25,14 @@ def phase(pool, preset="auto", **objectives):
     return ranking.regime, ranking.regime_reason
 
 
+RARE_FIRST = "'ok' is about 8 times as frequent as 'crack', so missing classes come first"
+
+
+def factors_of(pool, preset, **objectives):
+    plan = Plan.from_json({"preset": preset, "objectives": objectives, "explore": 0})
+    return rank(pool, plan, 5, np.random.default_rng(0)).factors
+
+
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
@@ -33,11 +41,14 @@ def phase(pool, preset="auto", **objectives):
         ([5, 5, 5], ("high budget", "5.0 labels a class, so coverage looks at details")),
         ([50, 20, 10], ("high budget", "26.7 labels a class, so coverage looks at details")),
         ([5, 2, 0], ("low budget", "2.3 labels a class, so each stands for a wide surrounding")),
-        ([6, 2, 0], ("imbalance guard", "'ok' has 6 labels and 'crack' 0, so missing classes come first")),
-        ([51, 20, 10], ("imbalance guard", "'ok' has 51 labels and 'crack' 10, so missing classes come first")),
+        ([6, 2, 0], ("low budget", "2.7 labels a class, so each stands for a wide surrounding")),
+        (
+            [87, 7, 0],
+            ("imbalance guard", "'ok' is about 8 times as frequent as 'crack', so missing classes come first"),
+        ),
     ],
 )
-def test_the_labels_so_far_decide_the_phase_and_are_its_reason(counts, expected):
+def test_labels_and_beliefs_decide_the_phase_and_are_its_reason(counts, expected):
     assert phase(make_pool(counts)) == expected
 
 
@@ -60,15 +71,22 @@ def test_where_nothing_is_preferred_chance_decides_whatever_is_labelled():
 def test_a_single_method_stays_what_it_is_in_every_phase():
     assert phase(make_pool([2, 2, 2]), "margin") == ("low budget", "2.0 labels a class")
     assert phase(make_pool([9, 9, 9]), "margin") == ("high budget", "9.0 labels a class")
-    assert phase(make_pool([9, 9, 1], names=None), "margin") == (
+    assert phase(make_pool([87, 7, 0], names=None), "margin") == (
         "imbalance guard",
-        "class 0 has 9 labels and class 2 1",
+        "class 0 is about 8 times as frequent as class 2",
     )
 
 
-@pytest.mark.parametrize(
-    ("counts", "warned"), [([2, 2, 2], False), ([9, 9, 9], True), ([9, 1, 1], True), ([90, 1, 0], True)]
-)
+def test_missing_classes_count_from_the_imbalance_on_that_the_plan_names():
+    rare = make_pool([87, 7, 0])
+    assert "balance" in factors_of(rare, "auto")
+    assert "balance" not in factors_of(make_pool([6, 2, 0]), "auto")
+    assert "balance" in factors_of(make_pool([6, 2, 0]), "auto", balance={"strength": 1}), "as the admin says"
+    assert "balance" not in factors_of(rare, "auto", balance={"above": 20})
+    assert phase(rare, balance={"above": 20})[1].endswith("as frequent as 'crack'")
+
+
+@pytest.mark.parametrize(("counts", "warned"), [([2, 2, 2], False), ([9, 9, 9], True), ([90, 1, 0], True)])
 def test_typicality_counts_as_the_admin_wants_and_the_phase_says_where_it_does_harm(counts, warned):
     wanted = {"representativeness": {"strength": 1}}
     _, reason = phase(make_pool(counts), **wanted)
@@ -79,8 +97,7 @@ def test_typicality_counts_as_the_admin_wants_and_the_phase_says_where_it_does_h
 
 @pytest.mark.parametrize("counts", [[0, 0, 0], [2, 2, 2], [90, 1, 0]])
 def test_typicality_is_off_in_every_phase_where_nobody_asks_for_it(counts):
-    ranking = rank(make_pool(counts), Plan.preset("auto"), 5, np.random.default_rng(0))
-    assert set(ranking.factors) == {"uncertainty", "diversity", "balance"}
+    assert "representativeness" not in factors_of(make_pool(counts), "auto")
 
 
 def test_without_counts_the_labelled_embeddings_are_counted():
