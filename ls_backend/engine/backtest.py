@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -42,12 +42,45 @@ class Curve:
     picked: Labels
 
 
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """What is known before a batch is chosen.
+
+    Attributes:
+        features: (n, d) float32 of the pool, rows of unit length or all zero.
+        picked: (m,) int64 rows labelled so far, in order.
+        labels: (m,) int64 classes of those.
+        n_classes: Classes there are.
+        head: Fitted on those; None while fewer than two classes are labelled.
+    """
+
+    features: Floats32
+    picked: Labels
+    labels: Labels
+    n_classes: int
+    head: Head | None
+
+    @property
+    def rest(self) -> Labels:
+        """Rows not labelled yet, ascending."""
+        return np.setdiff1d(np.arange(len(self.features)), self.picked)
+
+    @property
+    def counts(self) -> Labels:
+        """Labels of each class so far, (c,) int64."""
+        return np.bincount(self.labels, minlength=self.n_classes)
+
+
+Chooser = Callable[[Situation, int, np.random.Generator], Labels]
+"""Picks up to k of the situation's `rest`, with a generator for everything random; none at all ends the replay."""
+
+
 def backtest(
     embeddings: Floats32,
     labels: Labels,
     test_embeddings: Floats32,
     test_labels: Labels,
-    plan: Plan,
+    plan: Plan | Chooser,
     batch: int,
     rounds: int,
     seed: int,
@@ -70,7 +103,7 @@ def backtest(
         labels: (n,) int64 from 0, the class of each.
         test_embeddings: (t, d) float32, rows of unit length that are never picked.
         test_labels: (t,) int64 classes of those.
-        plan: What to label first.
+        plan: What to label first; or a function that chooses, to compare with what is not a plan.
         batch: Labels a round, at least 1.
         rounds: Rounds wanted, at least 1; fewer are played when the pool is used up, or filtered empty by the plan.
         seed: Decides everything random, 0 or more.
@@ -101,59 +134,64 @@ def backtest(
     classes = _classes("labels", labels, len(features), n_classes)
     truth = _classes("test_labels", test_labels, len(test_features), n_classes)
     n_classes = n_classes or 1 + max(int(classes.max(initial=0)), int(truth.max()))
-    places = fit_reduction(features).apply(features) if features.shape[1] > DIMENSIONS else features
-    whole = Pool(places, metadata=metadata or {}, class_names=class_names, cost_matrix=cost_matrix)
-    wanted = needs(plan, has_model=True)
+    if isinstance(plan, Plan):
+        places = fit_reduction(features).apply(features) if features.shape[1] > DIMENSIONS else features
+        whole = Pool(places, metadata=metadata or {}, class_names=class_names, cost_matrix=cost_matrix)
+        choose = _by_plan(plan, whole, seed)
+    else:
+        choose = plan
 
-    picked = np.empty(0, dtype=np.int64)
-    head: Head | None = None
+    now = Situation(features, np.empty(0, np.int64), np.empty(0, np.int64), n_classes, None)
     n_labels: list[int] = []
     metrics: list[Metrics] = []
     for _ in range(rounds):
-        rest = np.setdiff1d(np.arange(len(features)), picked)
-        pool = replace(
-            whole,
-            embeddings=places[rest],
-            labelled_embeddings=places[picked],
-            labelled_counts=np.bincount(classes[picked], minlength=n_classes).astype(np.float64),
-            metadata={name: column[rest] for name, column in whole.metadata.items()},
-            **({} if head is None else _beliefs(wanted, head, features, classes, rest=rest, picked=picked, seed=seed)),
-        )
-        ranking = rank(pool, plan, min(batch, len(rest)), np.random.default_rng((seed, len(picked))))
-        if not len(ranking.indices):
+        m = len(now.picked)
+        chosen = choose(now, min(batch, len(features) - m), np.random.default_rng((seed, m)))
+        if not len(chosen):
             break
-        picked = np.concatenate([picked, rest[ranking.indices]])
+        picked = np.concatenate([now.picked, chosen])
         head = _fitted(features[picked], classes[picked], n_classes, seed)
+        now = replace(now, picked=picked, labels=classes[picked], head=head)
         n_labels.append(len(picked))
-        metrics.append(_measured(head, np.bincount(classes[picked], minlength=n_classes), test_features, truth))
+        metrics.append(_measured(now, test_features, truth))
     return Curve(
         n_labels=np.array(n_labels, dtype=np.int64),
         accuracy=np.array([item.accuracy for item in metrics], dtype=np.float64),
         balanced_accuracy=np.array([item.balanced_accuracy for item in metrics], dtype=np.float64),
         log_loss=np.array([item.log_loss for item in metrics], dtype=np.float64),
-        picked=picked,
+        picked=now.picked,
     )
 
 
-def _beliefs(
-    wanted: AbstractSet[str],
-    head: Head,
-    features: Floats32,
-    classes: Labels,
-    *,
-    rest: Labels,
-    picked: Labels,
-    seed: int,
-) -> dict[str, Any]:
+def _by_plan(plan: Plan, whole: Pool, seed: int) -> Chooser:
+    """Rank what is left of a whole pool as the product does, with the same beliefs."""
+    wanted = needs(plan, has_model=True)
+
+    def choose(now: Situation, k: int, rng: np.random.Generator) -> Labels:
+        rest = now.rest
+        pool = replace(
+            whole,
+            embeddings=whole.embeddings[rest],
+            labelled_embeddings=whole.embeddings[now.picked],
+            labelled_counts=now.counts.astype(np.float64),
+            metadata={name: column[rest] for name, column in whole.metadata.items()},
+            **({} if now.head is None else _beliefs(wanted, now, now.head, seed)),
+        )
+        return rest[rank(pool, plan, k, rng).indices]
+
+    return choose
+
+
+def _beliefs(wanted: AbstractSet[str], now: Situation, head: Head, seed: int) -> dict[str, Any]:
     """Make the fields of a pool that come from a model; only those the plan asks for cost anything."""
-    unlabelled = features[rest]
+    unlabelled = now.features[now.rest]
     more = beliefs(
         wanted,
         head=head,
         features=unlabelled,
-        labelled_features=features[picked],
-        classes=classes[picked],
-        n_classes=len(head.bias),
+        labelled_features=now.features[now.picked],
+        classes=now.labels,
+        n_classes=now.n_classes,
         seed=seed,
     )
     return {"probabilities": head.probabilities(unlabelled), **more}
@@ -168,14 +206,14 @@ def _fitted(features: Floats32, classes: Labels, n_classes: int, seed: int) -> H
     return heads.train(features, classes, np.zeros(len(classes), dtype=np.bool_), n_classes, seed).head
 
 
-def _measured(head: Head | None, counts: Labels, test_features: Floats32, truth: Labels) -> Metrics:
-    """Measure on the test set (t, d); without a head the labels so far (c,) are all there is to go by."""
+def _measured(now: Situation, test_features: Floats32, truth: Labels) -> Metrics:
+    """Measure on the test set (t, d); without a head the labels so far are all there is to go by."""
     from ls_backend.vision import heads  # noqa: PLC0415 - torch
 
-    if head is None:
-        by_laplace = (counts + 1.0) / (counts.sum() + len(counts))
+    if now.head is None:
+        by_laplace = (now.counts + 1.0) / (len(now.labels) + now.n_classes)  # (c,)
         return heads.evaluate(np.tile(by_laplace, (len(truth), 1)), truth)
-    return heads.evaluate(head.probabilities(test_features), truth)
+    return heads.evaluate(now.head.probabilities(test_features), truth)
 
 
 def _unit_length(name: str, values: Floats32) -> Floats32:

@@ -175,3 +175,19 @@ def test_metadata_rules_and_named_classes_apply_as_in_a_project(digits):
     assert set(wet[curve.picked]) == {"wet"}
     with pytest.raises(StrategyNotReady, match="road"):
         backtest(embeddings, labels, test_embeddings, test_labels, plan, 10, 2, 0, class_names=names)
+
+
+def test_a_function_chooses_in_the_place_of_a_plan(digits):
+    seen = []
+
+    def last_first(now, k, _rng):
+        seen.append((now.picked.tolist(), now.labels.tolist(), now.head is None, now.n_classes))
+        return now.rest[::-1][:k]
+
+    curve = backtest(*digits, last_first, 10, 3, 0)
+    n = len(digits[1])
+    assert curve.picked.tolist() == list(range(n - 1, n - 31, -1))
+    assert [len(picked) for picked, *_ in seen] == [0, 10, 20]
+    assert seen[1][:3] == (curve.picked[:10].tolist(), digits[1][curve.picked[:10]].tolist(), False)
+    assert seen[0][2:] == (True, 10)
+    assert curve.accuracy[2] == pytest.approx(oracle(digits, curve.picked)[0], abs=1.5 / N_TEST)
