@@ -46,7 +46,8 @@ check: setup ## Run the static checks one by one, then every test
 fix: setup ## Format, and mend what ruff can mend
 	.venv/bin/ruff format && .venv/bin/ruff check --fix
 docs: setup; @.venv/bin/python docs/generate.py ## Write the pages of docs/ that come from the code
-bench: setup ## Run every benchmark; figures go to benchmarks/
+bench: setup ## Run every benchmark, beside other libraries; the first time it fetches and embeds MNIST
+	@$(call install,.venv,-c constraints.txt -e .[dev,bench])
 	@for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python "$$script"; done
 serve: setup ## Run the backend from this checkout: server, workers and an embedded Redis
 	.venv/bin/ls-backend start
