@@ -55,13 +55,15 @@ def main() -> int:
     given = parser.parse_args()
     runs = Runs(given.json)
     plans = given.plans or [name for name in every if name not in LONG]
-    if not given.tables:
-        _replay_missing(runs, _wanted(given, _installed(plans)), given)
+    failed = [] if given.tables else _replay_missing(runs, _wanted(given, _installed(plans)), given)
     for data in given.data:
         metric = DATASETS[data].metric
         print(f"\n### {DATASETS[data].title}, batch {given.batch}: {metric.replace('_', ' ')}\n")
-        print(table(runs, data, given.batch, metric, given.plans or every, given.versus))
-    return 0
+        found = runs.of(data, given.batch, _rounds(given, data), given.plans or every)
+        print(table(found, metric, given.versus) if found else "No curves yet.")
+    for key, error in failed:
+        print(f"FAILED: {key.data} {key.plan} seed {key.seed}: {error}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _installed(plans: Sequence[str]) -> list[str]:
@@ -76,21 +78,35 @@ def _installed(plans: Sequence[str]) -> list[str]:
 def _wanted(given: argparse.Namespace, plans: Sequence[str]) -> list[tuple[Key, int]]:
     """Everything asked for, with its number of rounds; seeds outermost, so that all plans grow together."""
     return [
-        (Key(data, given.batch, plan, seed), (given.labels or DATASETS[data].budget) // given.batch)
+        (Key(data, given.batch, plan, seed), _rounds(given, data))
         for seed in range(given.seeds)
         for data in given.data
         for plan in plans
     ]
 
 
-def _replay_missing(runs: Runs, wanted: Sequence[tuple[Key, int]], given: argparse.Namespace) -> None:
-    todo = [(key, rounds) for key, rounds in wanted if key not in runs.records or key.plan in given.again]
-    for done, (key, record) in enumerate(_replays(todo, given.jobs), start=1):
-        runs.add(key, record)
-        print(f"{done}/{len(todo)} {key.data} {key.plan} seed {key.seed}: {record.seconds:.0f} s", file=sys.stderr)
+def _rounds(given: argparse.Namespace, data: str) -> int:
+    return int((given.labels or DATASETS[data].budget) // given.batch)
 
 
-def _replays(todo: Sequence[tuple[Key, int]], jobs: int) -> Iterator[tuple[Key, Record]]:
+def _replay_missing(
+    runs: Runs, wanted: Sequence[tuple[Key, int]], given: argparse.Namespace
+) -> list[tuple[Key, Exception]]:
+    """Add what is missing to the file; return what failed, which stops nothing else."""
+    todo = [task for task in wanted if not runs.holds(*task) or task[0].plan in given.again]
+    failed = []
+    for done, (key, result) in enumerate(_replays(todo, given.jobs), start=1):
+        if isinstance(result, Exception):
+            failed.append((key, result))
+            said = f"FAILED: {result}"
+        else:
+            runs.add(key, result)
+            said = f"{result.seconds:.0f} s"
+        print(f"{done}/{len(todo)} {key.data} {key.plan} seed {key.seed}: {said}", file=sys.stderr)
+    return failed
+
+
+def _replays(todo: Sequence[tuple[Key, int]], jobs: int) -> Iterator[tuple[Key, Record | Exception]]:
     if jobs == 1:
         yield from map(_replay, todo)
         return
@@ -99,11 +115,21 @@ def _replays(todo: Sequence[tuple[Key, int]], jobs: int) -> Iterator[tuple[Key, 
         yield from pool.map(_replay, todo)
 
 
-def _replay(task: tuple[Key, int]) -> tuple[Key, Record]:
+def _replay(task: tuple[Key, int]) -> tuple[Key, Record | Exception]:
+    """Make one curve. A peer's own failure is a result too: hours of other curves must not end with it."""
     key, rounds = task
+    try:
+        return key, _record(key, rounds)
+    except Exception as error:
+        if key.plan not in PEERS:
+            raise
+        return key, error
+
+
+def _record(key: Key, rounds: int) -> Record:
     split = _split(key.data, key.seed)
     peer = PEERS.get(key.plan)
-    chooser = Plan.preset(key.plan) if peer is None else peer.choose
+    chooser = Plan.preset(key.plan) if peer is None else peer.chooser(key.seed)
     started = time.perf_counter()
     curve = backtest(
         split.embeddings,
@@ -117,7 +143,7 @@ def _replay(task: tuple[Key, int]) -> tuple[Key, Record]:
         n_classes=10,
     )
     seconds = time.perf_counter() - started
-    return key, Record(curve, seconds, __version__ if peer is None else str(peer.version))
+    return Record(curve, seconds, __version__ if peer is None else str(peer.version))
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,18 @@ class Runs:
         with self.path.open("a") as file:
             file.write(json.dumps(found) + "\n")
 
-    def of(self, data: str, batch: int) -> dict[str, dict[int, Record]]:
-        """Plan to seed to record, for one data set and batch."""
-        plans: dict[str, dict[int, Record]] = {}
+    def holds(self, key: Key, rounds: int) -> bool:
+        """Say whether a curve of at least so many rounds is there."""
+        return key in self.records and len(self.records[key].curve.n_labels) >= rounds
+
+    def of(self, data: str, batch: int, rounds: int, plans: Sequence[str]) -> dict[str, dict[int, Record]]:
+        """Return plan to seed to record, of exactly so many rounds: the first of those that have more."""
+        found: dict[str, dict[int, Record]] = {}
         for key in sorted(self.records):
-            if (key.data, key.batch) == (data, batch):
-                plans.setdefault(key.plan, {})[key.seed] = self.records[key]
-        return plans
+            if (key.data, key.batch) == (data, batch) and key.plan in plans and self.holds(key, rounds):
+                record = self.records[key]
+                found.setdefault(key.plan, {})[key.seed] = replace(record, curve=_beginning(record.curve, rounds))
+        return found
 
 
 def _curve(found: Mapping[str, Any]) -> Curve:
@@ -93,15 +98,17 @@ def _curve(found: Mapping[str, Any]) -> Curve:
     return Curve(**whole, **parts)
 
 
-def table(runs: Runs, data: str, batch: int, metric: Metric, plans: Sequence[str], versus: str) -> str:
+def _beginning(curve: Curve, rounds: int) -> Curve:
+    n = int(curve.n_labels[rounds - 1])
+    return Curve(**{name: values[: n if name == "picked" else rounds] for name, values in vars(curve).items()})
+
+
+def table(found: Mapping[str, Mapping[int, Record]], metric: Metric, versus: str) -> str:
     """Compare plans in a Markdown table, the largest area under the learning curve (AULC) first.
 
     Args:
-        runs: Curves.
-        data: Data set.
-        batch: Labels a round.
+        found: Plan to seed to record, at least one, all with the same rounds.
         metric: What the area is of.
-        plans: Those to show, as far as they have curves.
         versus: The plan all are compared with, on the seeds both have.
 
     Returns:
@@ -109,9 +116,6 @@ def table(runs: Runs, data: str, batch: int, metric: Metric, plans: Sequence[str
         labels reach in the end; how far the AULC of `versus` lies above, with a 95 % interval paired by seed, and on
         how many of the seeds it does; median seconds of a replay.
     """
-    found = {plan: records for plan, records in runs.of(data, batch).items() if plan in plans}
-    if not found:
-        return "No curves yet."
     curves = {plan: {seed: record.curve for seed, record in records.items()} for plan, records in found.items()}
     areas = {plan: area(list(each.values()), metric).value for plan, each in curves.items()}
     n_labels = next(iter(next(iter(curves.values())).values())).n_labels.tolist()

@@ -1,9 +1,11 @@
 """Strategies of other libraries, run from their own packages on what ours get: the same features, head and labels.
 
 Every peer keeps its own defaults. It gets the embeddings that `rank` gets, and the served head as a classifier of its
-own kind. TypiClust, ProbCover and MaxHerding of scikit-activeml, which would take a quarter of an hour for one curve,
-get the 64 principal directions instead, in which our own strategies measure distances too. A peer that needs a model
-starts with a random batch, as its package's examples do.
+own kind. A peer that needs a model starts with a random batch, as its package's examples do.
+
+Three of scikit-activeml would take 10 to 30 minutes for one curve of MNIST: TypiClust, ProbCover and MaxHerding get the
+64 principal directions in which our own strategies measure distances too, and MaxHerding its own package's wrapper that
+draws 4,000 candidates a query, as many as ours draws reference points.
 
 Peers that return an order ranked by nothing else than the head's probabilities (margin, entropy, least confidence)
 exist in three packages; all are run, because batches of ties and missing starts make them differ.
@@ -21,12 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ls_backend.engine.backtest import Situation
+from ls_backend.engine.backtest import Chooser, Situation
 from ls_backend.strategies import fit_reduction
 
 Indices = NDArray[np.int64]
-Ask = Callable[[Situation, int, int], Any]
-"""The situation, the number of tasks wanted and a seed; rows of the pool come back."""
+Ask = Callable[[Situation, int], Any]
+"""The situation and the number of tasks wanted; rows of the pool come back."""
 
 MEMBERS = 5
 """Committee members for peers that ask for an ensemble; the number our own committee has."""
@@ -40,13 +42,13 @@ class Peer:
         name: "package:strategy".
         module: What must be importable for it.
         needs_model: Whether it can choose only once there is a head.
-        ask: Runs it.
+        start: Makes it, from a seed; one replay keeps one, as some remember what they measured in the first query.
     """
 
     name: str
     module: str
     needs_model: bool
-    ask: Ask
+    start: Callable[[int], Ask]
 
     @property
     def package(self) -> str:
@@ -58,17 +60,21 @@ class Peer:
         """Installed version of the package, None if it is missing."""
         return metadata.version(self.package) if importlib.util.find_spec(self.module) else None
 
-    def choose(self, situation: Situation, k: int, rng: np.random.Generator) -> Indices:
-        """Pick k rows that are not picked yet, at random where the peer cannot start yet."""
-        if self.needs_model and situation.head is None:
-            return rng.choice(situation.rest, k, replace=False)
-        seed = int(rng.integers(2**31))
-        np.random.seed(seed)  # noqa: NPY002 - small-text and modAL draw from the global state
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # theirs, about their own dependencies
-            rows = np.asarray(self.ask(situation, k, seed), dtype=np.int64)
-        assert len(np.union1d(rows, situation.picked)) == k + len(situation.picked), f"{self.name} picked a row twice"
-        return rows
+    def chooser(self, seed: int) -> Chooser:
+        """Return what picks the batches of one replay, at random as long as the peer needs a head and there is none."""
+        ask = self.start(seed)
+
+        def choose(now: Situation, k: int, rng: np.random.Generator) -> Indices:
+            if self.needs_model and now.head is None:
+                return rng.choice(now.rest, k, replace=False)
+            np.random.seed(rng.integers(2**31))  # noqa: NPY002 - small-text and modAL draw from the global state
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # theirs, about their own dependencies
+                rows = np.asarray(ask(now, k), dtype=np.int64)
+            assert len(np.union1d(rows, now.picked)) == k + len(now.picked), f"{self.name} picked a row twice"
+            return rows
+
+        return choose
 
 
 # --- scikit-activeml ------------------------------------------------------------------------------------------------
@@ -79,37 +85,42 @@ def _skactiveml(
     *,
     takes: str | None = None,
     reduced: bool = False,
-    n_classes: bool = False,
+    candidates: int | None = None,
     **options: Any,  # noqa: ANN401
-) -> Ask:
+) -> Callable[[int], Ask]:
     """Query a pool strategy of scikit-activeml.
 
     Args:
         strategy: Its class.
         takes: How it calls the model it needs: "clf", "estimator" or "ensemble"; None if it needs none.
         reduced: Whether it gets principal directions only.
-        n_classes: Whether it wants the number of classes.
+        candidates: How many random tasks it may choose from; None for all.
         **options: What else its constructor gets.
     """
 
-    def ask(now: Situation, k: int, seed: int) -> Indices:
+    def start(seed: int) -> Ask:
         from skactiveml import pool  # noqa: PLC0415 - an optional package, slow to import
 
-        given = {**options, "n_classes": now.n_classes} if n_classes else options
-        query = getattr(pool, strategy)(random_state=seed, **given)
-        labels = np.full(len(now.features), np.nan)
-        labels[now.picked] = now.labels
-        model: dict[str, Any] = {}
-        if takes == "ensemble":
-            model = {"ensemble": [_served(head, now.n_classes) for head in _committee(now, seed)]}
-        elif takes is not None:
-            model = {takes: _served(now.head, now.n_classes)}
-        if takes is not None:
-            model[f"fit_{takes}"] = False
-        places = fit_reduction(now.features).apply(now.features) if reduced else now.features
-        return query.query(places.astype(np.float64), labels, batch_size=k, **model)
+        query = getattr(pool, strategy)(random_state=seed, **options)
+        if candidates is not None:
+            query = pool.SubSamplingWrapper(query, candidates, random_state=seed)
 
-    return ask
+        def ask(now: Situation, k: int) -> Indices:
+            labels = np.full(len(now.features), np.nan)
+            labels[now.picked] = now.labels
+            model: dict[str, Any] = {}
+            if takes == "ensemble":
+                model = {"ensemble": [_served(head, now.n_classes) for head in _committee(now, seed)]}
+            elif takes is not None:
+                model = {takes: _served(now.head, now.n_classes)}
+            if takes is not None:
+                model[f"fit_{takes}"] = False
+            places = fit_reduction(now.features).apply(now.features) if reduced else now.features
+            return query.query(places.astype(np.float64), labels, batch_size=k, **model)
+
+        return ask
+
+    return start
 
 
 def _served(head: Any, n_classes: int) -> Any:  # noqa: ANN401 - their base class is imported late
@@ -171,14 +182,14 @@ class _Embedding:
         return features, self.predict_proba(features)
 
 
-def _small_text(strategy: str, **options: Any) -> Ask:  # noqa: ANN401
-    def ask(now: Situation, k: int, _seed: int) -> Indices:
+def _small_text(strategy: str, **options: Any) -> Callable[[int], Ask]:  # noqa: ANN401
+    def start(_seed: int) -> Ask:
         from small_text import query_strategies  # noqa: PLC0415 - an optional package
 
         query = getattr(query_strategies, strategy)(**options)
-        return query.query(_Embedding(now.head), now.features, now.rest, now.picked, now.labels, n=k)
+        return lambda now, k: query.query(_Embedding(now.head), now.features, now.rest, now.picked, now.labels, n=k)
 
-    return ask
+    return start
 
 
 # --- modAL ----------------------------------------------------------------------------------------------------------
@@ -197,32 +208,38 @@ class _Estimator:
         return self.head.probabilities(features)
 
 
-def _modal(module: str, strategy: str) -> Ask:
-    def ask(now: Situation, k: int, _seed: int) -> Indices:
+def _modal(module: str, strategy: str) -> Callable[[int], Ask]:
+    def start(_seed: int) -> Ask:
         from modAL.models import ActiveLearner  # noqa: PLC0415 - an optional package
 
         function = getattr(importlib.import_module(f"modAL.{module}"), strategy)
-        learner = ActiveLearner(_Estimator(now.head), function, now.features[now.picked], now.labels)
-        rows, *_ = learner.query(now.features[now.rest], n_instances=k)
-        return now.rest[rows]
 
-    return ask
+        def ask(now: Situation, k: int) -> Indices:
+            learner = ActiveLearner(_Estimator(now.head), function, now.features[now.picked], now.labels)
+            rows, *_ = learner.query(now.features[now.rest], n_instances=k)
+            return now.rest[rows]
+
+        return ask
+
+    return start
 
 
 # --- lightly-mundig -------------------------------------------------------------------------------------------------
 
 
-def _mundig(now: Situation, k: int, _seed: int) -> Indices:
+def _mundig(_seed: int) -> Ask:
     """Lightly's product of margin weights and distance, each with strength 1, as its documentation combines them."""
     import lightly_mundig  # noqa: PLC0415 - an optional package
 
-    best = np.sort(now.head.probabilities(now.features), axis=1)[:, -2:]
-    selection = lightly_mundig.Selection()
-    selection.add_diversifying_strategy(now.features.tolist(), 1.0)
-    selection.add_weighting_strategy((1.0 - (best[:, 1] - best[:, 0])).tolist(), 1.0)
-    picked = now.picked.tolist()
-    rows = selection.run_selection(picked, len(now.features), len(picked) + k)
-    return np.setdiff1d(rows, picked) if len(rows) > k else np.asarray(rows)
+    def ask(now: Situation, k: int) -> Indices:
+        least, most = np.sort(now.head.probabilities(now.features), axis=1)[:, -2:].T
+        selection = lightly_mundig.Selection()
+        selection.add_diversifying_strategy(now.features.tolist(), 1.0)
+        selection.add_weighting_strategy((1.0 - (most - least)).tolist(), 1.0)
+        rows = selection.run_selection(now.picked.tolist(), len(now.features), len(now.picked) + k)
+        return np.setdiff1d(rows, now.picked)
+
+    return ask
 
 
 _CLF = {"takes": "clf"}
@@ -240,8 +257,8 @@ _ALL = (
             ("batch_bald", "BatchBALD", _ENSEMBLE),
             ("core_set", "CoreSet", {}),
             ("typiclust", "TypiClust", {"reduced": True}),
-            ("prob_cover", "ProbCover", {"reduced": True, "n_classes": True}),
-            ("max_herding", "MaxHerding", {"reduced": True}),
+            ("prob_cover", "ProbCover", {"reduced": True, "n_classes": 10}),
+            ("max_herding", "MaxHerding", {"reduced": True, "candidates": 4000}),
             ("badge", "Badge", _CLF),
             ("falcun", "Falcun", _CLF),
             ("clue", "Clue", {"takes": "estimator"}),
@@ -250,7 +267,7 @@ _ALL = (
         )
     ),
     *(
-        Peer(f"small-text:{name}", "small_text", needs_model=True, ask=_small_text(strategy, **options))
+        Peer(f"small-text:{name}", "small_text", needs_model=True, start=_small_text(strategy, **options))
         for name, strategy, options in (
             ("breaking_ties", "BreakingTies", {}),
             ("embedding_kmeans", "EmbeddingKMeans", {}),
@@ -260,14 +277,14 @@ _ALL = (
         )
     ),
     *(
-        Peer(f"modAL-python:{name}", "modAL", needs_model=True, ask=_modal(module, strategy))
+        Peer(f"modAL-python:{name}", "modAL", needs_model=True, start=_modal(module, strategy))
         for name, module, strategy in (
             ("margin", "uncertainty", "margin_sampling"),
             ("entropy", "uncertainty", "entropy_sampling"),
             ("ranked_batch", "batch", "uncertainty_batch_sampling"),
         )
     ),
-    Peer("lightly-mundig:margin_x_diversity", "lightly_mundig", needs_model=True, ask=_mundig),
+    Peer("lightly-mundig:margin_x_diversity", "lightly_mundig", needs_model=True, start=_mundig),
 )
 
 PEERS: Mapping[str, Peer] = {peer.name: peer for peer in _ALL}
