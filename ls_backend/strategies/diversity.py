@@ -13,7 +13,9 @@ MAX_KERNEL_CELLS = 64_000_000  # 256 MB of float32; a search over more candidate
 BLOCK_ROWS = 512
 REFRESH_ROWS = 256
 NEAREST_ROWS = 4096
-K_CENTER_BLOCK = 1024
+K_CENTER_BLOCK = 2048
+CENTRE_SPAN = 128
+TAKEN = -1.0  # score of a task that was picked; all others have 0 or more
 MIN_SIGMA = 0.02
 MAX_DISTANCE = 2.0  # between two points of the unit sphere
 
@@ -168,9 +170,10 @@ def squared_distances(left: Floats32, right: Floats32) -> Floats32:
     "core_set",
     objective="diversity",
     needs={"embeddings"},
+    whole_embeddings=True,
     formula="argmax_i u_i min_taken |z_i - z_j|",
     source="Sener & Savarese 2018, Active Learning for Convolutional Neural Networks, arXiv:1708.00489, algorithm 1",
-    cost="O(n k q), as matrix products",
+    cost="O(n (m + k) d) at most, as matrix products; in practice a fraction, see the function",
     use_when="Rare classes and odd cases matter more than the average.",
     fails_when="Few labels: it spends them on outliers and is often below random.",
     words="far from everything labelled",
@@ -178,12 +181,13 @@ def squared_distances(left: Floats32, right: Floats32) -> Floats32:
 def core_set(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tuple[Indices, Floats, float]:
     """Farthest first: the task that is least like anything labelled or ahead of it.
 
-    Exact greedy k-center, weighted by the other factors. Distances only fall, so the greedy choice can be made inside
-    the block of tasks with the largest scores as long as its best stays above the best outside; all others are brought
-    up to date once for each block, with one matrix product. Without labels the first pick is the most central task.
+    Exact greedy k-center on the embeddings as they are, weighted by the other factors. Distances only fall, so one
+    computed earlier bounds the one now: the tasks with the largest bounds are brought up to date together, and the
+    greedy choice is made among them as long as its best stays above every bound outside. Most tasks are never looked
+    at again. Without labels the first pick is the most central task.
 
     Args:
-        pool: n tasks as `reduction.view` makes them.
+        pool: n tasks as `reduction.view` makes them, with whole embeddings (n, d).
         utilities: (n,) weights above 0; equal ones give the plain method.
         k: Number of picks.
         rng: Breaks ties.
@@ -193,70 +197,96 @@ def core_set(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) ->
         none; the median of that over the pool at the start.
     Source: Sener & Savarese 2018, algorithm 1.
     """
-    order = rng.permutation(pool.size)
-    points, weights = pool.embeddings[order], utilities[order]
-    rows, values = np.empty(k, dtype=np.int64), np.empty(k)
+    order = rng.permutation(pool.size)  # everything (n,) below is in this order, so the first of equals is a fair draw
+    weights = utilities[order]
+    picked, values = np.empty(k, dtype=np.int64), np.empty(k)  # positions in the order
+    centres = np.empty((k, pool.embeddings.shape[1]), dtype=np.float32)  # embeddings of the picks
     n_done = 0
     labelled = pool.labelled_embeddings
     if labelled is not None and len(labelled):
-        nearest = nearest_distances(points, labelled)
+        nearest = nearest_distances(pool.embeddings, labelled)[order]
     elif k:
-        centre = points.mean(axis=0, keepdims=True)
-        first = int(np.argmax(weights * (MAX_DISTANCE - nearest_distances(points, centre))))
-        rows[0], values[0], n_done = order[first], MAX_DISTANCE, 1
-        nearest = nearest_distances(points, points[first : first + 1])
-        nearest[first] = -np.inf
+        middle = pool.embeddings.mean(axis=0, keepdims=True)
+        first = int(np.argmax(weights * (MAX_DISTANCE - nearest_distances(pool.embeddings, middle)[order])))
+        picked[0], values[0], n_done = first, MAX_DISTANCE, 1
+        centres[0] = pool.embeddings[order[first]]
+        nearest = nearest_distances(pool.embeddings, centres[:1])[order]
     else:
         nearest = np.full(pool.size, MAX_DISTANCE)
     typical = float(np.median(nearest)) if pool.size else 0.0
+    n_met = np.full(pool.size, n_done)  # nearest knows the picks before this one and bounds what it is with all
+    scores = weights * nearest
+    scores[picked[:n_done]] = TAKEN
     while n_done < k:
-        block, threshold = _most(np.where(np.isneginf(nearest), -1.0, weights * nearest))
-        picked, distances = _farthest_first(points[block], weights[block], nearest[block], threshold, k - n_done)
-        taken = block[picked]
-        rows[n_done : n_done + len(taken)], values[n_done : n_done + len(taken)] = order[taken], distances
+        block, threshold = _most(scores)
+        points = pool.embeddings[order[block]]
+        nearest[block] = _approached(points, nearest[block], n_met[block], centres[:n_done])
+        taken, distances = _farthest_first(points, weights[block], nearest[block], threshold, k - n_done)
+        picked[n_done : n_done + len(taken)], values[n_done : n_done + len(taken)] = block[taken], distances
+        centres[n_done : n_done + len(taken)] = points[taken]
+        n_met[block] = n_done
         n_done += len(taken)
-        np.minimum(nearest, nearest_distances(points, points[taken]), out=nearest)
-        nearest[taken] = -np.inf
-    return rows, values / MAX_DISTANCE, max(typical, 0.0) / MAX_DISTANCE
+        scores[block] = weights[block] * nearest[block]
+        scores[picked[:n_done]] = TAKEN
+    return order[picked], values / MAX_DISTANCE, typical / MAX_DISTANCE
 
 
 def nearest_distances(points: Floats32, centres: Floats32) -> Floats:
-    """Distance (n,) of each point to the nearest of at least one centre."""
+    """Distance (n,) of each point (n, d) to the nearest of at least one centre (m, d).  O(n m d)."""
+    halves = 0.5 * np.einsum("ij,ij->i", centres, centres)
     nearest = np.empty(len(points))
     for start in range(0, len(points), NEAREST_ROWS):
         block = points[start : start + NEAREST_ROWS]
-        squares = np.full(len(block), np.inf, dtype=np.float32)
+        closest = np.full(len(block), -np.inf, dtype=np.float32)  # most of z c - |c|^2 / 2, half of |z|^2 - |z - c|^2
         for first in range(0, len(centres), BLOCK_ROWS):
-            np.minimum(squares, squared_distances(block, centres[first : first + BLOCK_ROWS]).min(axis=1), out=squares)
-        nearest[start : start + NEAREST_ROWS] = np.sqrt(squares)
+            products = centres[first : first + BLOCK_ROWS] @ block.T
+            products -= halves[first : first + BLOCK_ROWS, None]
+            np.maximum(closest, products.max(axis=0), out=closest)
+        squares = np.einsum("ij,ij->i", block, block) - 2.0 * closest
+        nearest[start : start + NEAREST_ROWS] = np.sqrt(np.maximum(squares, 0.0))
     return nearest
 
 
 def _most(scores: Floats) -> tuple[Indices, float]:
-    """Return the rows with the largest scores, and the largest score outside them; a taken row has score -1."""
+    """Return the positions with the largest scores, and the largest score outside them."""
     if len(scores) <= K_CENTER_BLOCK:
-        return np.flatnonzero(scores >= 0), -1.0
+        return np.flatnonzero(scores > TAKEN), TAKEN
     ordered = np.argpartition(-scores, K_CENTER_BLOCK)
     block = np.sort(ordered[:K_CENTER_BLOCK])
-    return block[scores[block] >= 0], float(scores[ordered[K_CENTER_BLOCK]])
+    return block[scores[block] > TAKEN], float(scores[ordered[K_CENTER_BLOCK]])
+
+
+def _approached(points: Floats32, nearest: Floats, n_met: Indices, centres: Floats32) -> Floats:
+    """Bring distances (b,) up to date that know only the first so many centres, a span of centres at a time."""
+    nearest = nearest.copy()
+    for start in range(int(n_met.min(initial=len(centres))) // CENTRE_SPAN * CENTRE_SPAN, len(centres), CENTRE_SPAN):
+        behind = np.flatnonzero(n_met < start + CENTRE_SPAN)
+        span = nearest_distances(points[behind], centres[start : start + CENTRE_SPAN])
+        nearest[behind] = np.minimum(nearest[behind], span)
+    return nearest
 
 
 def _farthest_first(
     points: Floats32, weights: Floats, nearest: Floats, threshold: float, k: int
-) -> tuple[Indices, Floats]:
-    """Greedy farthest-first inside a block, while its best score is at least that of everything outside."""
-    distances = np.sqrt(squared_distances(points, points))
+) -> tuple[list[int], list[float]]:
+    """Greedy farthest-first inside a block, while its best score is at least that of everything outside.
+
+    Returns:
+        Rows of the block, and the distance of each when it was taken.
+    """
+    lengths = np.einsum("ij,ij->i", points, points)
     nearest = nearest.copy()
     scores = weights * nearest
-    picked: list[int] = []
-    values: list[float] = []
-    while len(picked) < min(k, len(points)):
+    rows: list[int] = []
+    distances: list[float] = []
+    while len(rows) < min(k, len(points)):
         best = int(np.argmax(scores))
-        if picked and scores[best] < threshold:
+        if scores[best] < threshold:
             break
-        picked.append(best)
-        values.append(float(nearest[best]))
-        np.minimum(nearest, distances[best], out=nearest)
+        rows.append(best)
+        distances.append(float(nearest[best]))
+        squares = lengths + lengths[best] - 2.0 * (points @ points[best])
+        np.minimum(nearest, np.sqrt(np.maximum(squares, 0.0)), out=nearest)
         scores = weights * nearest
-        scores[picked] = -1.0
-    return np.asarray(picked, dtype=np.int64), np.asarray(values)
+        scores[rows] = TAKEN
+    return rows, distances

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from ls_backend.strategies import metadata, reasons, reduction
 from ls_backend.strategies.plan import Plan
 from ls_backend.strategies.pool import Floats, Indices, Pool, subset
 from ls_backend.strategies.problem import Problem, concrete, methods_in_use
+from ls_backend.strategies.registry import Strategy
 from ls_backend.strategies.search import MAX_SEARCHED, MIN_FACTOR, Balancing, greedy, powered
 
 MIN_CANDIDATES = 8192
@@ -95,8 +97,7 @@ def rank(pool: Pool, plan: Plan, k: int, rng: np.random.Generator) -> Ranking:
     rows = order[keep[order]]
     k = min(k, len(rows))
     in_use = methods_in_use(plan, has_model=pool.probabilities is not None)
-    distances = any("embeddings" in method.needs for method in in_use)
-    problem = concrete(reduction.view(pool, rows, distances=distances), plan, k)
+    problem = concrete(reduction.view(pool, rows, embeddings=_looked_at(in_use)), plan, k)
     explore = _explored(plan.explore, k, rng)
     by_picker = problem.method is not None and problem.method.kind == "picker"
     batch = (_by_picker if by_picker else _by_search)(problem, k, explore, rng)
@@ -111,6 +112,13 @@ def rank(pool: Pool, plan: Plan, k: int, rng: np.random.Generator) -> Ranking:
         regime=problem.regime.name,
         regime_reason=problem.regime.reason,
     )
+
+
+def _looked_at(methods: list[Strategy]) -> Literal["none", "reduced", "whole"]:
+    """How much of the embeddings any of these methods looks at."""
+    if any(method.whole_embeddings for method in methods):
+        return "whole"
+    return "reduced" if any("embeddings" in method.needs for method in methods) else "none"
 
 
 def _explored(share: float, k: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -94,28 +95,31 @@ def _orthonormal(columns: Floats32) -> Floats32:
     return result
 
 
-def view(pool: Pool, rows: Indices, *, distances: bool) -> Pool:
-    """Return the pool as methods see it: these rows in this order, at most 64 dimensions.
+def view(pool: Pool, rows: Indices, *, embeddings: Literal["none", "reduced", "whole"]) -> Pool:
+    """Return the pool as methods see it: these rows in this order, embeddings only as far as they are looked at.
 
     Args:
         pool: n tasks.
         rows: (m,) int64 rows to keep.
-        distances: Whether any method in use looks at embeddings; otherwise they are left out as rows of one zero.
+        embeddings: "none" leaves them out as rows of one zero, "reduced" gives at most 64 dimensions, "whole" all.
 
     Returns:
-        A pool of m tasks, embeddings (m, q) of unit length.
+        A pool of m tasks, embeddings (m, 1), (m, q) or (m, d), rows of unit length or all zero.
     """
-    embeddings: Floats32 = np.zeros((len(rows), 1), np.float32)
+    seen: Floats32 = np.zeros((len(rows), 1), np.float32)
     labelled = None
-    if distances:
+    in_place = len(rows) == pool.size and bool((rows == np.arange(pool.size)).all())
+    if embeddings == "whole":
+        seen = pool.embeddings if in_place else pool.embeddings[rows]
+        labelled = pool.labelled_embeddings
+    elif embeddings == "reduced":
         reduction = fit_reduction(pool.embeddings, rows)
-        whole = len(rows) == pool.size and bool((rows == np.arange(pool.size)).all())
-        embeddings = reduction.apply(pool.embeddings, None if whole else rows)
+        seen = reduction.apply(pool.embeddings, None if in_place else rows)
         labelled = None if pool.labelled_embeddings is None else reduction.apply(pool.labelled_embeddings)
     return subset(
         pool,
         rows,
-        embeddings=embeddings,
+        embeddings=seen,
         labelled_embeddings=labelled,
-        labelled_probabilities=pool.labelled_probabilities if distances else None,
+        labelled_probabilities=None if labelled is None else pool.labelled_probabilities,
     )

@@ -5,7 +5,8 @@ Four kinds. A *scorer* judges each task by itself: `(pool) -> (n,) utilities in 
 *picker* chooses a whole batch by itself: `(pool, utilities (n,), k, rng) -> (rows (k,), values (k,), median)`, its own
 factor from 0 to 1 at each pick and the median of that factor over the pool. A *balancer* is given label counts (c,),
 wanted shares (c,) and k, and hands out an object that judges tasks by their probabilities alone. All others see the
-pool after `reduction.view`: at most 64 dimensions, filtered, in order of task id.
+pool after `reduction.view`: filtered, in order of task id, at most 64 dimensions unless a method in use asks for whole
+embeddings.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Strategy:
         function: The method itself.
         needs: Optional fields of `Pool` it cannot do without.
         uses: Optional fields of `Pool` it does better with.
+        whole_embeddings: Whether 64 principal directions are not enough for it.
         summary: One line for an annotator.
         formula: What is computed, in ASCII.
         source: Paper it follows.
@@ -90,6 +92,7 @@ class Strategy:
     function: Callable[..., Any]
     needs: frozenset[str]
     uses: frozenset[str]
+    whole_embeddings: bool
     summary: str
     formula: str
     source: str
@@ -115,6 +118,7 @@ def register(
     words: str,
     needs: AbstractSet[str] = frozenset(),
     uses: AbstractSet[str] = frozenset(),
+    whole_embeddings: bool = False,
 ) -> Callable[[Method], Method]:
     """Enter the decorated function in the table; fields as in `Strategy`, the summary is its docstring's first line.
 
@@ -134,6 +138,7 @@ def register(
             function=function,
             needs=frozenset(needs),
             uses=frozenset(uses),
+            whole_embeddings=whole_embeddings,
             summary=(function.__doc__ or "").strip().partition("\n")[0],
             formula=formula,
             source=source,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import pairwise_distances
 from sklearn.metrics.pairwise import rbf_kernel
 
-from ls_backend.strategies import Pool, diversity, unit_rows
+from ls_backend.strategies import Plan, Pool, diversity, rank, unit_rows
 from ls_backend.strategies.balance import ClassDeficit
 from ls_backend.strategies.diversity import Coverage, core_set, coverage, squared_distances
 from ls_backend.strategies.search import Balancing, greedy
@@ -103,16 +103,34 @@ def brute_k_center(z, weights, centres, k):
     return picks
 
 
-@pytest.mark.parametrize("block", [4, 32, 1024])
+@pytest.mark.parametrize(("block", "span"), [(4, 1), (32, 8), (32, 128), (1024, 128)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_blocked_farthest_first_equals_the_plain_greedy(monkeypatch, block, weighted):
+def test_lazy_farthest_first_equals_the_plain_greedy(monkeypatch, block, span, weighted):
     monkeypatch.setattr(diversity, "K_CENTER_BLOCK", block)
+    monkeypatch.setattr(diversity, "CENTRE_SPAN", span)
     z, centres = points(400, d=5), points(6, d=5, seed=9)
     weights = np.random.default_rng(2).random(400) + 0.2 if weighted else np.ones(400)
     rows, values, typical = core_set(Pool(z, labelled_embeddings=centres), weights, 120, np.random.default_rng(0))
     assert rows.tolist() == brute_k_center(z, weights, centres, 120)
     assert typical == pytest.approx(np.median(pairwise_distances(z, centres).min(axis=1)) / 2, rel=1e-4)
     assert values[0] == pytest.approx(pairwise_distances(z, centres).min(axis=1)[rows[0]] / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("labels", [0, 6])
+def test_farthest_first_measures_whole_embeddings(labels):
+    z, centres = points(300, d=200), points(6, d=200, seed=9)[:labels]
+    plan = Plan.preset("core_set")
+    picked = rank(Pool(z, labelled_embeddings=centres), plan, 60, np.random.default_rng(0)).indices.tolist()
+    first = [] if labels else picked[:1]
+    assert first + brute_k_center(z, np.ones(300), np.concatenate([centres, z[first]]), 60 - len(first)) == picked
+
+
+def test_farthest_first_takes_equals_by_the_draw_of_the_generator(monkeypatch):
+    monkeypatch.setattr(diversity, "K_CENTER_BLOCK", 8)
+    z = np.concatenate([unit_rows([[1.0, 0.0]]).repeat(40, axis=0), unit_rows([[-1.0, 0.0]])])
+    pool = Pool(z, labelled_embeddings=z[-1:])
+    firsts = {int(core_set(pool, np.ones(41), 1, np.random.default_rng(seed))[0][0]) for seed in range(200)}
+    assert firsts == set(range(40))
 
 
 def test_without_labels_farthest_first_begins_at_the_centre_and_takes_everything_once():

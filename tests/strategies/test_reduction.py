@@ -56,7 +56,7 @@ def test_a_view_of_some_rows_keeps_what_belongs_to_them():
         ids=np.arange(100, 130),
         labelled_embeddings=low_rank(4),
     )
-    seen = reduction.view(pool, np.array([7, 3, 9]), distances=True)
+    seen = reduction.view(pool, np.array([7, 3, 9]), embeddings="reduced")
     assert seen.ids.tolist() == [107, 103, 109]
     assert seen.metadata["blur"].tolist() == [7, 3, 9]
     assert seen.embeddings.shape == (3, 64)
