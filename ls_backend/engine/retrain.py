@@ -179,12 +179,15 @@ def _gate(context: Context, project: Project, candidate: Model, labelled: Labell
     if serving.metrics.test_set != labelled.locked:
         return None  # one of the two may have learnt from what the other is measured on
     old = load(context, serving)
-    raw = context.raw_embeddings(serving.backbone, [labelled.hashes[i] for i in np.flatnonzero(members)])
+    seen = labelled.features[members], labelled.features[members]
+    if not old.standardiser.equals(candidate.standardiser):
+        raw = context.raw_embeddings(serving.backbone, [labelled.hashes[i] for i in np.flatnonzero(members)])
+        seen = seen[0], old.standardiser.apply(raw)
     truth = labelled.classes[members]
     rows = np.arange(len(truth))
     losses = [
-        -np.log(np.clip(model.evaluation_head.probabilities(model.standardiser.apply(raw))[rows, truth], 1e-7, 1))
-        for model in (candidate, old)
+        -np.log(np.clip(model.evaluation_head.probabilities(features)[rows, truth], 1e-7, 1))
+        for model, features in zip((candidate, old), seen, strict=True)
     ]
     worse = losses[0] - losses[1]
     error = float(worse.std(ddof=1) / np.sqrt(len(worse)))

@@ -107,7 +107,8 @@ def _labelled(
 ) -> Labelled:
     """Pick the tasks with a usable label, and say which of them are for measuring."""
     index = {label: i for i, label in enumerate(schema.classes)}
-    classes = np.fromiter((index.get(table.label[i], -1) for i in embedded), dtype=np.int64, count=len(embedded))
+    labels = table.label[embedded].tolist()
+    classes = np.fromiter((index.get(label, -1) for label in labels), dtype=np.int64, count=len(labels))
     rows = np.flatnonzero(classes >= 0)
     task_ids = table.task_id[embedded[rows]]
     in_test_set = np.isin(task_ids, locked)
@@ -129,6 +130,6 @@ def as_fitted(
     context: Context, seen: View, model: Model, features: NDArray[np.float32], hashes: list[str]
 ) -> NDArray[np.float32]:
     """Return features as the head was fitted: an older model has standardised the embeddings in its own way."""
-    if model.standardiser is seen.standardiser:
+    if model.standardiser.equals(seen.standardiser):
         return features
     return model.standardiser.apply(context.raw_embeddings(model.version.backbone, hashes))

@@ -119,6 +119,7 @@ class TaskTable:
 
 _NEVER_READ = (tasks.c.content_hash.is_(None), tasks.c.image_error_at.is_(None))
 _ANNOTATION = tuple(task_annotations.c[item.name] for item in fields(Annotation))
+_ROWS_AT_ONCE = 500  # below what sets off the garbage collector: 100,000 row objects alive cost it thrice the reading
 _ROW = tuple(tasks.c[item.name] for item in fields(TaskRow))
 
 
@@ -295,9 +296,11 @@ class Tasks:
             tasks.c.cancelled_annotations,
             tasks.c.is_labeled,
         ).where(tasks.c.project_id == project_id)
+        columns: tuple[list[Any], ...] = tuple([] for _ in fields(TaskTable))
         with self._database.read() as connection:
-            found = connection.execute(statement.order_by(tasks.c.task_id)).fetchall()
-        columns = tuple(zip(*found, strict=True)) if found else ((),) * 7
+            for some in connection.execute(statement.order_by(tasks.c.task_id)).partitions(_ROWS_AT_ONCE):
+                for column, values in zip(columns, zip(*some, strict=True), strict=True):
+                    column.extend(values)
         return TaskTable(
             task_id=np.array(columns[0], dtype=np.int64),
             label=_objects(columns[1]),
@@ -514,7 +517,7 @@ def _one_task(project_id: int) -> Any:  # noqa: ANN401 - SQLAlchemy's Update has
     )
 
 
-def _objects(values: tuple[Any, ...]) -> npt.NDArray[np.object_]:
+def _objects(values: list[Any]) -> npt.NDArray[np.object_]:
     column = np.empty(len(values), dtype=np.object_)
     column[:] = values
     return column

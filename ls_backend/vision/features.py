@@ -75,6 +75,10 @@ class Standardiser:
         rows /= np.where(lengths > 0, lengths, 1)[:, None]
         return rows
 
+    def equals(self, other: Standardiser) -> bool:
+        """Whether it gives the same rows: fitted on the same features, perhaps saved and loaded since.  O(d)."""
+        return np.array_equal(self.mean, other.mean) and np.array_equal(self.std, other.std)
+
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return {"mean": (d,), "std": (d,)} for a checkpoint."""
         return {"mean": self.mean, "std": self.std}

@@ -49,6 +49,13 @@ def test_a_nearly_constant_feature_is_not_blown_up_when_a_new_image_moves_it():
     assert float((fitted.apply(moved) @ fitted.apply(raw[:1]).T)[0, 0]) > 0.999
 
 
+def test_one_that_was_saved_and_loaded_gives_the_same_rows_and_one_of_another_pool_does_not():
+    fitted = Standardiser.fit(pool())
+    assert fitted.equals(Standardiser.from_arrays(fitted.arrays()))
+    assert not fitted.equals(Standardiser.fit(pool()[1:]))
+    assert not fitted.equals(Standardiser.fit(pool(d=7)))
+
+
 def test_rows_without_direction_stay_zero():
     for raw in (np.zeros((5, 4), np.float32), np.full((5, 4), 3.0, np.float32), pool(1)):
         assert not Standardiser.fit(raw).apply(raw).any()
