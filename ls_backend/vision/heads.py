@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 
 from ls_backend.domain import Metrics
 from ls_backend.errors import Diverged, TooFewLabels
@@ -25,6 +26,9 @@ MAX_TEMPERATURE = 20.0
 _FOLDS = 5
 _FEWEST_FOR_TEMPERATURE = 10  # below, one number fitted to so few labels is noise; 1 is the honest answer
 _ECE_BINS = 15
+_BLAS = ThreadpoolController()
+"""A fit is thousands of small products: beside another busy process, threads that wait for each other take ten times
+as long as one."""
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -135,11 +139,12 @@ def fit_head(features: Floats, labels: Labels, n_classes: int, *, l2: float = L2
         raise Diverged(f"Of {len(labels)} labelled embeddings some are not finite; expected finite numbers.")
     n, d = rows.shape
     basis = None
-    if n < d:
-        basis, upper = np.linalg.qr(rows.T)  # (d, n), (n, n)
-        rows = np.ascontiguousarray(upper.T)
-    theta = _minimise(rows, np.searchsorted(seen, labels), len(seen), l2)
-    kernel = theta[:, :-1] if basis is None else theta[:, :-1] @ basis.T
+    with _BLAS.limit(limits=1, user_api="blas"):
+        if n < d:
+            basis, upper = np.linalg.qr(rows.T)  # (d, n), (n, n)
+            rows = np.ascontiguousarray(upper.T)
+        theta = _minimise(rows, np.searchsorted(seen, labels), len(seen), l2)
+        kernel = theta[:, :-1] if basis is None else theta[:, :-1] @ basis.T
     weights, bias = np.zeros((n_classes, d), np.float32), np.zeros(n_classes, np.float32)
     weights[seen], bias[seen] = kernel * scale, theta[:, -1]
     if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
