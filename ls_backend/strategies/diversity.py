@@ -285,7 +285,8 @@ def _farthest_first(
             break
         rows.append(best)
         distances.append(float(nearest[best]))
-        squares = lengths + lengths[best] - 2.0 * (points @ points[best])
+        # Not `@`: for so little work, BLAS's threads take ten times as long as one when another process is busy.
+        squares = lengths + lengths[best] - 2.0 * np.einsum("ij,j->i", points, points[best])
         np.minimum(nearest, np.sqrt(np.maximum(squares, 0.0)), out=nearest)
         scores = weights * nearest
         scores[rows] = TAKEN
