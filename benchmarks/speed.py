@@ -38,6 +38,7 @@ import numpy as np
 from ls_backend.domain import Annotation, LabelSchema, Task
 from ls_backend.engine import rerank, retrain
 from ls_backend.engine.context import Context
+from ls_backend.engine.view import view
 from ls_backend.settings import DEFAULT_BACKBONE, Settings
 from ls_backend.strategies import Plan, Pool, rank
 
@@ -225,7 +226,7 @@ class Labelling:
         context, seconds = self.context, {}
         seconds["store"], _ = timed(lambda: self._label(self.order.pop()))
         project = context.project(self.project_id)
-        seconds["load"], seen = timed(lambda: rerank.view(context, project, self.schema))
+        seconds["load"], seen = timed(lambda: view(context, project, self.schema))
         seconds["refit"], model = timed(
             lambda: retrain.retrain(context, project, self.schema, seen.labelled, seen.standardiser)
         )
