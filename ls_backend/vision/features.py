@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ls_backend.errors import Diverged
 
 _STD_FLOOR = 0.01  # of the median deviation: a nearly constant feature must not be blown up into noise
+_SMALLEST = float(np.finfo(np.float32).tiny)  # a deviation below it would be 0 in float32, or lose its digits
 _BLOCK_ROWS = 8192  # rows turned into float64 at once: bounds the memory of a fit
 
 
@@ -49,8 +50,8 @@ class Standardiser:
             bad = int(np.flatnonzero(~np.isfinite(variance))[0])
             raise Diverged(f"Feature {bad} of {d} is not finite over {n} images; expected finite embeddings.")
         std = np.sqrt(variance)
-        positive = std[std > 0]
-        std = np.maximum(std, _STD_FLOOR * np.median(positive)) if positive.size else np.ones(d)
+        positive = std[std > _SMALLEST]
+        std = np.maximum(std, max(_STD_FLOOR * np.median(positive), _SMALLEST)) if positive.size else np.ones(d)
         return cls(mean=mean.astype(np.float32), std=std.astype(np.float32))
 
     def apply(self, raw: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

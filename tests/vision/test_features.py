@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.pipeline import make_pipeline
@@ -88,6 +88,7 @@ def test_a_standardiser_survives_its_arrays():
 @given(
     hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=st.floats(-1e6, 1e6, width=32))
 )
+@example(np.array([[1e-45], [0]], np.float32))
 def test_every_row_has_length_one_or_zero(raw):
     lengths = np.linalg.norm(Standardiser.fit(raw).apply(raw), axis=1)
     assert np.all((np.abs(lengths - 1) < 1e-3) | (lengths == 0))
