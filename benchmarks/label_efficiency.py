@@ -31,8 +31,14 @@ from replay.peers import PEERS
 NOT_COMPARABLE = {"expected_cost"}
 """Presets that need to be told something about the project."""
 
-LONG = {"batch_bald", "scikit-activeml:batch_bald"}
-"""Left out unless named: minutes for a curve."""
+LONG = {
+    "batch_bald",
+    "scikit-activeml:batch_bald",
+    "scikit-activeml:clue",
+    "scikit-activeml:max_herding",
+    "small-text:contrastive",
+}
+"""Left out unless named: many minutes for a curve of MNIST."""
 
 
 def main() -> int:

@@ -7,8 +7,8 @@ Three of scikit-activeml would take 10 to 30 minutes for one curve of MNIST: Typ
 64 principal directions in which our own strategies measure distances too, and MaxHerding its own package's wrapper that
 draws 4,000 candidates a query, as many as ours draws reference points.
 
-Peers that return an order ranked by nothing else than the head's probabilities (margin, entropy, least confidence)
-exist in three packages; all are run, because batches of ties and missing starts make them differ.
+Margin and entropy exist in three packages, and all are run: that they pick the same tasks shows that the head reaches
+each of them unchanged.
 """
 
 from __future__ import annotations
