@@ -163,13 +163,12 @@ def combined(repeat: int) -> list[Bar]:
 
 def million(repeat: int) -> list[Bar]:
     """The default plan on ten times as many tasks."""
-    plan = COMBINED
     small = given_input(clustered, N_POOL, DIM_MILLION)
     large = given_input(clustered, N_MILLION, DIM_MILLION)
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeat):
         for data, seconds in zip((small, large), times, strict=True):
-            seconds.append(timed(lambda data=data: ours_picks(data, plan, with_model=True))[0])
+            seconds.append(timed(lambda data=data: ours_picks(data, COMBINED, with_model=True))[0])
     growth = statistics.median(times[1]) / statistics.median(times[0])
     name = f"auto, clustered, n={N_MILLION:,} d={DIM_MILLION} k={K:,}"
     figure = f"{growth:.1f} x the {statistics.median(times[0]):.2f} s of n={N_POOL:,}"

@@ -199,7 +199,7 @@ def _beliefs(wanted: AbstractSet[str], now: Situation, head: Head, seed: int) ->
 
 def _fitted(features: Floats32, classes: Labels, n_classes: int, seed: int) -> Head | None:
     """Fit the head to serve as the product does; None while fewer than two classes are labelled."""
-    from ls_backend.vision import heads  # noqa: PLC0415 - torch
+    from ls_backend.vision import heads  # noqa: PLC0415 - slow to import
 
     if len(np.unique(classes)) < 2:
         return None
@@ -208,7 +208,7 @@ def _fitted(features: Floats32, classes: Labels, n_classes: int, seed: int) -> H
 
 def _measured(now: Situation, test_features: Floats32, truth: Labels) -> Metrics:
     """Measure on the test set (t, d); without a head the labels so far are all there is to go by."""
-    from ls_backend.vision import heads  # noqa: PLC0415 - torch
+    from ls_backend.vision import heads  # noqa: PLC0415 - slow to import
 
     if now.head is None:
         by_laplace = (now.counts + 1.0) / (len(now.labels) + now.n_classes)  # (c,)

@@ -44,7 +44,7 @@ def beliefs(
         TooFewLabels: If fewer than two classes are labelled and a committee or losses are needed.
         Diverged: If features are not finite.
     """
-    from ls_backend.vision import committee  # noqa: PLC0415 - torch
+    from ls_backend.vision import committee  # noqa: PLC0415 - slow to import
 
     def members() -> Floats:
         heads = committee.bootstrap_heads(

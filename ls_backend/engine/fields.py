@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
@@ -60,8 +61,9 @@ def applicable(context: Context, project: Project, seen: View, model: Model | No
     fields = Fields()
     kept: list[MetadataRule] = []
     judged = None
+    columns = _columns(context, project, seen, {rule.field for rule in plan.objectives.metadata}, seen.pool)
     for rule in plan.objectives.metadata:
-        column = _column(context, project, seen, rule.field, seen.pool)
+        column = columns[rule.field]
         problem = _problem(context, project, rule, column)
         subject = f"metadata rule on {rule.field}"
         if problem is not None:
@@ -73,26 +75,37 @@ def applicable(context: Context, project: Project, seen: View, model: Model | No
             rows, wrong = judged
             if not len(rows):
                 continue
-            fields.error_rates[rule.field] = error_rates(_column(context, project, seen, rule.field, rows), wrong)
+            values = _columns(context, project, seen, {rule.field}, rows)[rule.field]
+            fields.error_rates[rule.field] = error_rates(values, wrong)
         fields.columns[rule.field] = column
         kept.append(rule)
     return replace(plan, objectives=plan.objectives.model_copy(update={"metadata": tuple(kept)})), fields
 
 
-def _column(context: Context, project: Project, seen: View, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Return the values (r,) of a field for some embedded tasks; None or NaN where a task lacks it."""
-    if name == NEAREST:
-        return seen.source.nearest[rows]
-    if name in _ON_IMAGES:
+def _columns(
+    context: Context, project: Project, seen: View, names: AbstractSet[str], rows: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return the values (r,) of fields for some embedded tasks, everything read once; None or NaN where one is missing.
+
+    Args:
+        context: Store.
+        project: Owner of the tasks.
+        seen: The project as arrays.
+        names: Fields of the task data, or measured ones.
+        rows: (r,) indices of embedded tasks.
+    """
+    columns: dict[str, NDArray[Any]] = {}
+    columns |= context.store.tasks.columns(project.id, seen.task_ids(rows).tolist(), names - set(MEASURED))
+    on_images = names & _ON_IMAGES.keys()
+    if on_images:
         hashes = seen.hashes(rows)
         facts = context.store.images.get(hashes)
-        read = _ON_IMAGES[name]
-        return np.array([float(read(facts[content])) if content in facts else np.nan for content in hashes])
-    task_ids = seen.task_ids(rows).tolist()
-    data = context.store.tasks.data(project.id, task_ids)
-    column = np.empty(len(task_ids), dtype=object)
-    column[:] = [data.get(task_id, {}).get(name) for task_id in task_ids]
-    return column
+        for name in on_images:
+            read = _ON_IMAGES[name]
+            columns[name] = np.array([float(read(facts[one])) if one in facts else np.nan for one in hashes])
+    if NEAREST in names:
+        columns[NEAREST] = seen.source.nearest[rows]
+    return columns
 
 
 def _problem(context: Context, project: Project, rule: MetadataRule, column: NDArray[Any]) -> Finding | None:
@@ -155,6 +168,6 @@ def _judged(
         chosen = np.flatnonzero(
             labelled.holdout if model.version.metrics.n_holdout else np.zeros_like(labelled.holdout)
         )
-        features = as_fitted(context, seen, model, labelled.features[chosen], [labelled.hashes[i] for i in chosen])
+        features = as_fitted(context, seen, model, labelled.rows[chosen], labelled.features[chosen])
         answers = model.evaluation_head.logits(features)
     return labelled.rows[chosen], answers.argmax(axis=1) != labelled.classes[chosen]

@@ -73,27 +73,14 @@ def of_project(context: Context, project_id: int, plans: Iterable[Plan]) -> Know
     loaded = context.load_vectors(settings.backbone, table.content_hash[rows].tolist())
     rows = rows[loaded.found]
     fields = {rule.field for plan in plans for rule in plan.objectives.metadata}
+    columns = context.store.tasks.columns(project_id, table.task_id[rows].tolist(), fields)
     return Known(
         title=project.title or f"project {project_id}",
         raw=loaded.vectors[loaded.found],
         classes=classes[rows],
         class_names=schema.classes,
-        metadata=_columns(context, project_id, table.task_id[rows].tolist(), fields) if fields else {},
+        metadata={name: column for name, column in columns.items() if any(value is not None for value in column)},
     )
-
-
-def _columns(
-    context: Context, project_id: int, task_ids: Sequence[int], fields: Iterable[str]
-) -> dict[str, NDArray[np.object_]]:
-    """Fields of the task data as columns (n,), None where a task lacks one; a field that no task has is left out."""
-    data = context.store.tasks.data(project_id, task_ids)
-    columns: dict[str, NDArray[np.object_]] = {}
-    for name in fields:
-        column: NDArray[np.object_] = np.empty(len(task_ids), dtype=object)
-        column[:] = [data.get(task_id, {}).get(name) for task_id in task_ids]
-        if any(value is not None for value in column):
-            columns[name] = column
-    return columns
 
 
 def of_folder(settings: Settings, folder: Path, *, say: Say, backbone: str = DEFAULT_BACKBONE) -> Known:

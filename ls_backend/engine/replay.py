@@ -244,12 +244,11 @@ def _check_enough(known: Known, batch: int) -> None:
 
 def _split(known: Known, seed: int) -> _Split:
     """Lock a quarter of every class away."""
-    from ls_backend.vision.features import Standardiser  # noqa: PLC0415 - torch
+    from ls_backend.vision.features import Standardiser  # noqa: PLC0415 - the server must not import vision
+    from ls_backend.vision.heads import stratified_parts  # noqa: PLC0415 - same
 
-    order = np.random.default_rng(seed).permutation(len(known.classes))
-    by_class = order[np.argsort(known.classes[order], kind="stable")]
-    measures = np.arange(len(order)) % TEST_PART == TEST_PART - 1
-    test, pool = np.sort(by_class[measures]), np.sort(by_class[~measures])
+    measures = stratified_parts(known.classes, TEST_PART, seed) == TEST_PART - 1
+    test, pool = np.flatnonzero(measures), np.flatnonzero(~measures)
     standardiser = Standardiser.fit(known.raw[pool])
     return _Split(
         embeddings=standardiser.apply(known.raw[pool]),

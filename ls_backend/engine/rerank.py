@@ -130,14 +130,13 @@ def _tuple(probabilities: NDArray[np.float32]) -> tuple[float, ...]:
 
 
 def _judged(context: Context, seen: View, model: Model, features: NDArray[np.float32]) -> Judged:
-    pool = as_fitted(context, seen, model, features, seen.hashes(seen.pool))
-    held = as_fitted(context, seen, model, seen.features[seen.held], seen.hashes(seen.held))
+    pool = as_fitted(context, seen, model, seen.pool, features)
+    held = as_fitted(context, seen, model, seen.held, seen.features[seen.held])
     learnt = seen.labelled.learnt
-    hashes = [seen.labelled.hashes[row] for row in learnt]
     return Judged(
         head=model.head,
         pool=pool,
-        labelled=as_fitted(context, seen, model, seen.labelled.features[learnt], hashes),
+        labelled=as_fitted(context, seen, model, seen.labelled.rows[learnt], seen.labelled.features[learnt]),
         probabilities=model.head.probabilities(pool),
         held=model.head.probabilities(held),
     )

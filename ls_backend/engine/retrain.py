@@ -111,7 +111,7 @@ def retrain(
     Returns:
         The new model, promoted or rejected; None when there is too little to learn from, which is said as a problem.
     """
-    from ls_backend.vision import checkpoints, heads  # noqa: PLC0415 - torch
+    from ls_backend.vision import checkpoints, heads  # noqa: PLC0415 - slow to import
 
     settings = context.project_settings(project)
     problems = context.store.problems
@@ -219,7 +219,7 @@ def folder_of(context: Context, version: ModelVersion) -> Path:
 
 
 def _save(context: Context, model: Model) -> None:
-    from ls_backend.vision import checkpoints  # noqa: PLC0415 - torch
+    from ls_backend.vision import checkpoints  # noqa: PLC0415 - slow to import
 
     version = model.version
     arrays = {
@@ -252,9 +252,9 @@ def load(context: Context, version: ModelVersion) -> Model:
     Raises:
         StoreError: The folder is missing or damaged.
     """
-    from ls_backend.vision import checkpoints  # noqa: PLC0415 - torch
-    from ls_backend.vision.features import Standardiser  # noqa: PLC0415 - torch
-    from ls_backend.vision.heads import Head  # noqa: PLC0415 - torch
+    from ls_backend.vision import checkpoints  # noqa: PLC0415 - slow to import
+    from ls_backend.vision.features import Standardiser  # noqa: PLC0415 - slow to import
+    from ls_backend.vision.heads import Head  # noqa: PLC0415 - slow to import
 
     _, arrays = checkpoints.load(folder_of(context, version))
     parts: dict[str, dict[str, NDArray[Any]]] = {}

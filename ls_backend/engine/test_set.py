@@ -60,8 +60,8 @@ def _drawn(context: Context, project: Project, settings: ProjectSettings) -> Fin
         )
     strata = None
     if settings.test_set_by is not None:
-        data = context.store.tasks.data(project.id, task_ids.tolist())
-        strata = np.array([data[task_id].get(settings.test_set_by) for task_id in task_ids.tolist()], dtype=object)
+        by = settings.test_set_by
+        strata = context.store.tasks.columns(project.id, task_ids.tolist(), [by])[by]
         if all(value is None for value in strata):
             return _finding(
                 f"None of the {n} tasks has the field '{settings.test_set_by}', by which the test set is to be drawn.",

@@ -127,9 +127,9 @@ def _labelled(
 
 
 def as_fitted(
-    context: Context, seen: View, model: Model, features: NDArray[np.float32], hashes: list[str]
+    context: Context, seen: View, model: Model, rows: NDArray[np.int64], features: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return features as the head was fitted: an older model has standardised the embeddings in its own way."""
+    """Return features of embedded tasks as the head was fitted: an older model has standardised them in its own way."""
     if model.standardiser.equals(seen.standardiser):
         return features
-    return model.standardiser.apply(context.raw_embeddings(model.version.backbone, hashes))
+    return model.standardiser.apply(context.raw_embeddings(model.version.backbone, seen.hashes(rows)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -407,6 +407,18 @@ class Tasks:
                     tasks.c.project_id == project_id, tasks.c.task_id.in_(batch)
                 )
                 found.update((row.task_id, row.data) for row in connection.execute(statement))
+        return found
+
+    def columns(
+        self, project_id: int, task_ids: Sequence[int], names: Iterable[str]
+    ) -> dict[str, npt.NDArray[np.object_]]:
+        """Return fields of the task data, each as (n,) values in the order of the ids; None where a task lacks it."""
+        names = list(names)
+        data = self.data(project_id, task_ids) if names else {}
+        found: dict[str, npt.NDArray[np.object_]] = {}
+        for name in names:
+            found[name] = np.empty(len(task_ids), dtype=object)
+            found[name][:] = [data.get(task_id, {}).get(name) for task_id in task_ids]
         return found
 
     def annotators(self, project_id: int, since: datetime) -> int:

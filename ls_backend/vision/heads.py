@@ -257,7 +257,7 @@ def out_of_fold_logits(features: Floats, labels: Labels, n_classes: int, seed: i
     Returns:
         (n, c) float32 logits before temperature; -inf for classes that the other folds lack.
     """
-    fold = _folds(labels, seed)
+    fold = stratified_parts(labels, _FOLDS, seed)
     logits = np.full((len(labels), n_classes), -np.inf, np.float32)
     for k in range(_FOLDS):
         inside, outside = fold != k, fold == k
@@ -273,13 +273,13 @@ def _usable_temperature(logits: Floats, labels: Labels) -> float:
     return fit_temperature(logits[usable], labels[usable])
 
 
-def _folds(labels: Labels, seed: int) -> Labels:
-    """Deal the labels of each class to the folds in turn, in a seeded order: (n,) fold numbers."""
+def stratified_parts(labels: Labels, parts: int, seed: int) -> Labels:
+    """Deal the labels of each class to the parts in turn, in a seeded order: (n,) part numbers from 0."""
     order = np.random.default_rng(seed).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
-    fold = np.empty(len(labels), np.int64)
-    fold[by_class] = np.arange(len(labels)) % _FOLDS
-    return fold
+    part = np.empty(len(labels), np.int64)
+    part[by_class] = np.arange(len(labels)) % parts
+    return part
 
 
 def evaluate(probabilities: NDArray[np.floating[Any]], labels: Labels) -> Metrics:

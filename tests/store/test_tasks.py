@@ -140,6 +140,14 @@ def test_an_error_may_quote_bytes_that_are_no_text(store, project, put, make_tas
     assert store.tasks.unreadable(project, 1)[0].image_error == "No file \\udcff\\0.png"
 
 
+def test_fields_of_the_data_come_as_columns_in_the_order_asked_for(store, project, put, make_task):
+    put(make_task(1, weather="rain"), make_task(2), make_task(3, weather="sun", hour=7))
+    columns = store.tasks.columns(project, [3, 9, 1, 2], ["weather", "hour"])
+    assert columns["weather"].tolist() == ["sun", None, "rain", None]
+    assert columns["hour"].tolist() == [7, None, None, None]
+    assert store.tasks.columns(project, [1], []) == {}
+
+
 def test_task_data_json_cannot_hold_is_stored_all_the_same(store, project, put, make_task):
     put(make_task(1, sharpness=math.nan, surrogate="\ud800", size=np.float32(0.5)))
     assert store.tasks.data(project, [1])[1] == {
