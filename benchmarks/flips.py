@@ -212,7 +212,7 @@ class Bench:
 
     def result_of(self, task_id: int) -> tuple[dict[str, Any], ...]:
         """Return the true answer of a task."""
-        return label_config.make_result(self.schema, self.truth[task_id], 1.0)
+        return label_config.make_result(self.schema.controls[0], [self.truth[task_id]], 1.0)
 
     # -- what is measured --
 

@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from ls_backend.domain import Annotation, LabelSchema, Task
+from ls_backend.domain import Annotation, Control, LabelSchema, Task
 from ls_backend.engine import rerank, retrain
 from ls_backend.engine.context import Context
 from ls_backend.engine.view import view
@@ -207,7 +207,7 @@ class Labelling:
     def __init__(self, folder: Path) -> None:
         self.context = Context(Settings(data_dir=folder))
         classes = tuple(f"class {number}" for number in range(N_CLASSES))
-        self.schema = LabelSchema("answer", "choices", "image", "image", classes)
+        self.schema = LabelSchema("image", (Control("answer", "choices", "image", classes),))
         self.project_id = 1
         backbone = self.context.backbone(DEFAULT_BACKBONE)
         embeddings, clusters = clustered(N_POOL, backbone.dim, np.random.default_rng(0))

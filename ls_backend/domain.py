@@ -5,6 +5,8 @@ Names are those of `docs/glossary.md`. Times are UTC-aware; ids are Label Studio
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,22 +16,110 @@ ORDERED_SAMPLING = "Uncertainty sampling"
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """One control tag that can be learned.
+
+    Attributes:
+        name: `from_name` of its results.
+        kind: Type of its results, lower case: "choices", "rectanglelabels", "polygonlabels" or "brushlabels".
+        obj: Name of the object tag, `to_name` of results.
+        classes: Labels in the order of the config.
+        multiple: Whether several labels may hold at once: every label is then a yes/no question.
+        threshold: Confidence, 0 to 1, below which predictions are not shown: `model_score_threshold`.
+        aliases: (other name, label): what other people's models call a label, from `predicted_values`.
+    """
+
+    name: str
+    kind: str
+    obj: str
+    classes: tuple[str, ...]
+    multiple: bool = False
+    threshold: float = 0.0
+    aliases: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def draws(self) -> bool:
+        """Whether its results are regions of the image; what is learnt after every label is which labels occur."""
+        return self.kind != "choices"
+
+
+@dataclass(frozen=True, slots=True)
 class LabelSchema:
     """What a label config asks for, as far as this backend can learn it.
 
     Attributes:
-        control: Name of the control tag, `from_name` of results.
-        control_type: Lower-case type of its results, for example "choices".
-        obj: Name of the object tag, `to_name` of results.
         field: Key of the task data that holds the image.
-        classes: Labels in the order of the config; a class index counts into it.
+        controls: At least one, in the order of the config.
     """
 
-    control: str
-    control_type: str
-    obj: str
     field: str
-    classes: tuple[str, ...]
+    controls: tuple[Control, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Labels of all controls; a class index counts into it. Controls may share a label: both names are given."""
+        if len(self.controls) == 1:
+            return self.controls[0].classes
+        return tuple(f"{control.name}: {label}" for control in self.controls for label in control.classes)
+
+    @property
+    def questions(self) -> tuple[int, ...]:
+        """Question that each class answers: labels of a single choice share one, any other label is its own."""
+        numbers: list[int] = []
+        for control in self.controls:
+            first = numbers[-1] + 1 if numbers else 0
+            numbers += [first + i if control.multiple else first for i in range(len(control.classes))]
+        return tuple(numbers)
+
+    @property
+    def spans(self) -> tuple[tuple[Control, slice], ...]:
+        """Each control with the class indices of its labels."""
+        found: list[tuple[Control, slice]] = []
+        start = 0
+        for control in self.controls:
+            found.append((control, slice(start, start + len(control.classes))))
+            start += len(control.classes)
+        return tuple(found)
+
+    def confidence(self, probabilities: Sequence[float]) -> float:
+        """Return how sure the likeliest answers are, 0 to 1: the mean over the questions."""
+        best: list[float] = []
+        for control, columns in self.spans:
+            values = probabilities[columns]
+            best += [max(value, 1.0 - value) for value in values] if control.multiple else [max(values)]
+        return sum(best) / len(best)
+
+    @property
+    def is_one_choice(self) -> bool:
+        """Whether every task gets exactly one label."""
+        return len(self.controls) == 1 and not self.controls[0].multiple
+
+    def written(self, answers: Mapping[str, Sequence[str]]) -> str:
+        """Write what a task was answered as one text: the label itself, or JSON by control where there may be more.
+
+        Args:
+            answers: Control -> its labels; a control that was not answered is missing.
+        """
+        if self.is_one_choice:
+            return answers[self.controls[0].name][0]
+        return json.dumps({name: list(labels) for name, labels in answers.items()}, ensure_ascii=False, sort_keys=True)
+
+    def read(self, text: str) -> dict[str, tuple[str, ...]]:
+        """Read what `written` wrote for this label config."""
+        if self.is_one_choice:
+            return {self.controls[0].name: (text,)}
+        return {name: tuple(labels) for name, labels in json.loads(text).items()}
+
+    def likeliest(self, probabilities: Sequence[float]) -> tuple[int, ...]:
+        """Return the class indices that most likely hold: one of each single choice, other labels above 1/2."""
+        found: list[int] = []
+        for control, columns in self.spans:
+            values = probabilities[columns]
+            if control.multiple:
+                found += [columns.start + i for i, value in enumerate(values) if value >= 0.5]
+            else:
+                found.append(columns.start + max(range(len(values)), key=values.__getitem__))
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +227,10 @@ class Metrics:
     """Quality of a model version on labels it has not seen, and on how many of them that was measured.
 
     Attributes:
-        n_holdout: Labels it was measured on; with 0 the others are None.
+        n_holdout: Labelled tasks it was measured on; with 0 the others are None.
+        accuracy: Share of tasks with the right answer; with several labels at once, of tasks with every answer right.
+        balanced_accuracy: Accuracy averaged over the classes, of yes/no questions over both answers.
+        log_loss: Mean over the questions.
         ece: Expected calibration error, 15 bins of equal width, 0 to 1.
         test_set: Whether they were those of the locked test set, which estimates what comes without bias; the labels
             of the hold-out are those that the plan has asked for.
@@ -159,6 +252,7 @@ class ModelVersion:
         version_id: "al-<round>-<hash8>".
         round: Counts retrains of the project, from 1.
         classes: Labels in index order.
+        questions: Question that each class answers, as in `LabelSchema`.
         n_labels: Labels Label Studio held when it was trained; every one of them was used, to learn or to measure.
         labels_digest: SHA-256 over the sorted (task id, class) pairs it was trained on.
         state: "promoted", "rejected" by the gate, or "retired".
@@ -169,12 +263,17 @@ class ModelVersion:
     round: int
     backbone: str
     classes: tuple[str, ...]
+    questions: tuple[int, ...]
     n_labels: int
     labels_digest: str
     temperature: float
     metrics: Metrics
     state: str
     created_at: datetime
+
+    def answers(self, schema: LabelSchema) -> bool:
+        """Whether it was trained for this label config."""
+        return self.classes == schema.classes and self.questions == schema.questions
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class Judge:
         if version.version_id not in self._models:
             model = retrain.load(self._context, version)
             features = model.standardiser.apply(self._tasks.raw[self._tasks.test])
-            self._models[version.version_id] = self._accuracy(model.head.probabilities(features))
+            self._models[version.version_id] = self._accuracy(model.classifier.probabilities(features))
         return self._models[version.version_id]
 
     def random(self, n_labels: int) -> float | None:

@@ -184,14 +184,15 @@ def _by_plan(plan: Plan, whole: Pool, seed: int) -> Chooser:
 
 def _beliefs(wanted: AbstractSet[str], now: Situation, head: Head, seed: int) -> dict[str, Any]:
     """Make the fields of a pool that come from a model; only those the plan asks for cost anything."""
+    from ls_backend.vision.classifier import Classifier, one_hot  # noqa: PLC0415 - slow to import
+
     unlabelled = now.features[now.rest]
     more = beliefs(
         wanted,
-        head=head,
+        classifier=Classifier((head,)),
         features=unlabelled,
         labelled_features=now.features[now.picked],
-        classes=now.labels,
-        n_classes=now.n_classes,
+        targets=one_hot(now.labels, now.n_classes),
         seed=seed,
     )
     return {"probabilities": head.probabilities(unlabelled), **more}

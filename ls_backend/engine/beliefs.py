@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ls_backend.vision.heads import Head
+    from ls_backend.vision.classifier import Classifier
 
 Floats = NDArray[np.float32]
 
@@ -18,22 +18,20 @@ Floats = NDArray[np.float32]
 def beliefs(
     needs: AbstractSet[str],
     *,
-    head: Head,
+    classifier: Classifier,
     features: Floats,
     labelled_features: Floats,
-    classes: NDArray[np.int64],
-    n_classes: int,
+    targets: NDArray[np.int8],
     seed: int,
 ) -> dict[str, NDArray[Any]]:
     """Compute the fields of a `strategies.Pool` that a plan needs, beyond the probabilities.
 
     Args:
         needs: Fields of the pool, as `strategies.needs` names them; those not made here are left to the caller.
-        head: The served head; everything shares its temperature.
+        classifier: The served heads; everything shares their temperatures.
         features: (n, d) float32 of the pool, as the head was fitted.
         labelled_features: (m, d) float32 of the labelled tasks, likewise.
-        classes: (m,) int64 class of each labelled task.
-        n_classes: c, labelled or not.
+        targets: (m, c) int8 answers of each labelled task: 1, 0, or -1 for none.
         seed: Decides bootstrap samples, masks and folds.
 
     Returns:
@@ -45,17 +43,22 @@ def beliefs(
         Diverged: If features are not finite.
     """
     from ls_backend.vision import committee  # noqa: PLC0415 - slow to import
+    from ls_backend.vision.classifier import out_of_fold_losses  # noqa: PLC0415 - slow to import
 
     def members() -> Floats:
-        heads = committee.bootstrap_heads(
-            labelled_features, classes, n_classes, seed=seed, temperature=head.temperature
-        )
-        return committee.member_probabilities(heads, features)
+        return committee.member_probabilities(classifier.members(labelled_features, targets, seed=seed), features)
+
+    def dropout() -> Floats:
+        return committee.member_probabilities(classifier.thinned(features.shape[1], seed=seed), features)
+
+    def losses() -> NDArray[np.float64]:
+        own = out_of_fold_losses(classifier, labelled_features, targets, seed=seed)
+        return committee.expected_loss(features, labelled_features, own)
 
     makers: Mapping[str, Callable[[], NDArray[Any]]] = {
         "member_probabilities": members,
-        "dropout_probabilities": lambda: committee.dropout_probabilities(head, features, seed=seed),
-        "labelled_probabilities": lambda: head.probabilities(labelled_features),
-        "predicted_loss": lambda: committee.expected_loss(head, features, labelled_features, classes, seed=seed),
+        "dropout_probabilities": dropout,
+        "labelled_probabilities": lambda: classifier.probabilities(labelled_features),
+        "predicted_loss": losses,
     }
     return {name: make() for name, make in makers.items() if name in needs}

@@ -46,7 +46,10 @@ def connect(
     client = context.client(known)
     state = client.project(project_id)
     schema = label_config.parse(state.label_config)
-    steps = [Step("label config", f"{schema.control}: {len(schema.classes)} classes on {schema.obj}")]
+    learnt = "; ".join(
+        f"{control.name}: {len(control.classes)} classes on {control.obj}" for control in schema.controls
+    )
+    steps = [Step("label config", learnt)]
     url = context.settings.public_url
     context.store.projects.ensure(project_id)
     context.store.projects.set(project_id, title=state.title)

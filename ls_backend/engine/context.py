@@ -129,7 +129,7 @@ class Context:
 
     def warm_up(self) -> None:
         """Load what the first job would otherwise wait for: torch, the default backbone, the vector store."""
-        from ls_backend.vision import heads  # noqa: PLC0415 - see backbone()
+        from ls_backend.vision import classifier, heads  # noqa: F401, PLC0415 - see backbone()
 
         backbone = self.backbone(DEFAULT_BACKBONE)
         self.vectors.known(backbone.identity, backbone.dim)

@@ -159,7 +159,8 @@ def _order(project: Project, state: ProjectState) -> Iterator[Finding]:
     except ConfigUnsupported as error:
         yield Finding(error.code, "error", subject, str(error), error.hint)
         return
-    yield _ok("label-config", subject, f"learns {schema.control} with {len(schema.classes)} classes")
+    learnt = ", ".join(f"{control.name} with {len(control.classes)} classes" for control in schema.controls)
+    yield _ok("label-config", subject, f"learns {learnt}")
     if state.sampling == ORDERED_SAMPLING:
         yield _ok("sampling-mode", subject, "serves ascending scores")
     else:

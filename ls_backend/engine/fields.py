@@ -152,7 +152,7 @@ def _judged(
     They are those of the hold-out. A locked test set is not looked at, for what steers the choice of tasks cannot
     measure its outcome; there every label is judged by a head that was fitted on the other folds.
     """
-    from ls_backend.vision import heads  # noqa: PLC0415 - the server must not import vision
+    from ls_backend.vision.classifier import out_of_fold_wrong  # noqa: PLC0415 - the server must not import vision
 
     labelled = seen.labelled
     if model is None:
@@ -160,14 +160,13 @@ def _judged(
     if labelled.locked:
         chosen = labelled.learnt
         seed = context.project_settings(project).seed
-        features, classes = labelled.features[chosen], labelled.classes[chosen]
-        answers = heads.out_of_fold_logits(features, classes, len(model.version.classes), seed)
-        answered = np.isfinite(answers).any(axis=1)
-        chosen, answers = chosen[answered], answers[answered]
+        features, targets = labelled.features[chosen], labelled.targets[chosen]
+        judged, wrong = out_of_fold_wrong(model.classifier, features, targets, seed=seed)
+        chosen, wrong = chosen[judged], wrong[judged]
     else:
         chosen = np.flatnonzero(
             labelled.holdout if model.version.metrics.n_holdout else np.zeros_like(labelled.holdout)
         )
         features = as_fitted(context, seen, model, labelled.rows[chosen], labelled.features[chosen])
-        answers = model.evaluation_head.logits(features)
-    return labelled.rows[chosen], answers.argmax(axis=1) != labelled.classes[chosen]
+        wrong = model.evaluation.wrong(features, labelled.targets[chosen])
+    return labelled.rows[chosen], wrong

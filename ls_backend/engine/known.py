@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ls_backend.engine.context import Context
-from ls_backend.errors import ImageUnreadable, SettingsError
+from ls_backend.errors import ConfigUnsupported, ImageUnreadable, SettingsError
 from ls_backend.labelstudio import label_config
 from ls_backend.settings import DEFAULT_BACKBONE, Settings
 from ls_backend.strategies import Plan
@@ -60,11 +60,17 @@ def of_project(context: Context, project_id: int, plans: Iterable[Plan]) -> Know
 
     Raises:
         SettingsError: If it was never connected.
-        ConfigUnsupported: If its label config has nothing to learn.
+        ConfigUnsupported: If its label config has nothing to learn, or more than one label for a task.
     """
     project = context.project(project_id)
     settings = context.project_settings(project)
     schema = label_config.parse(project.label_config or "")
+    if not schema.is_one_choice:
+        raise ConfigUnsupported(
+            f"Project {project_id} asks for {', '.join(schema.classes[:5])}, of which several may hold at once; a "
+            "back-test needs one label for each task.",
+            hint="Back-test on a project with one single-choice Choices tag, or on a folder of images by class.",
+        )
     table = context.store.tasks.rows(project_id)
     index = {label: i for i, label in enumerate(schema.classes)}
     classes = np.array([index.get(label, -1) for label in table.label], dtype=np.int64)

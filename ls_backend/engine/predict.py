@@ -36,7 +36,7 @@ def predict_tasks(context: Context, project_id: int, task_ids: Sequence[int]) ->
     if not ready:
         return 0
     raw = loaded.vectors[loaded.found]
-    probabilities = model.head.probabilities(model.standardiser.apply(raw))
+    probabilities = model.classifier.probabilities(model.standardiser.apply(raw))
     context.store.predictions.put(
         project_id,
         version.version_id,

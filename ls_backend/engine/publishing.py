@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
-
 from ls_backend import logs
 from ls_backend.domain import LabelSchema, Prediction, ProjectState, Window
 from ls_backend.engine.context import Context
@@ -47,7 +45,7 @@ class Head:
     """What the next annotators will be shown: the part of a window that a flip has to change to be worth it."""
 
     task_ids: tuple[int, ...]
-    classes: tuple[int | None, ...]
+    classes: tuple[tuple[int, ...] | None, ...]
 
 
 def annotators(context: Context, project_id: int) -> int:
@@ -68,23 +66,22 @@ def worth_a_flip(
     if current is None or state.model_version != current.version:
         return True
     ranked_by = context.store.versions.get(project.id, current.model_version_id or "")
-    if ranked_by is not None and ranked_by.classes != schema.classes:
+    if ranked_by is not None and not ranked_by.answers(schema):
         return True  # its pre-annotations may name labels that are no more
     served = context.store.tasks.available(project.id, with_skipped=True)
     left = [row for row in context.store.windows.rows(project.id, current.version) if row.task_id in served]
     if len(left) < min(len(rows), len(current.task_ids)) / 2 + 1 and len(rows) > len(left):
         return True
     ahead = 2 * annotators(context, project.id) + 1
-    return _head(left, ahead) != _head(rows, ahead)
+    return _head(schema, left, ahead) != _head(schema, rows, ahead)
 
 
-def _head(rows: list[WindowRow], ahead: int) -> Head:
+def _head(schema: LabelSchema, rows: list[WindowRow], ahead: int) -> Head:
     top = rows[:ahead]
-    return Head(tuple(row.task_id for row in top), tuple(_likeliest(row) for row in top))
-
-
-def _likeliest(row: WindowRow) -> int | None:
-    return None if row.probabilities is None else int(np.argmax(row.probabilities))
+    return Head(
+        tuple(row.task_id for row in top),
+        tuple(None if row.probabilities is None else schema.likeliest(row.probabilities) for row in top),
+    )
 
 
 def adopt(context: Context, project: Project) -> None:
@@ -158,10 +155,9 @@ def publish_window(
 
 def _prediction(schema: LabelSchema, row: WindowRow, version: str, total: int, *, prelabel: bool) -> Prediction:
     """Return the row to import. Label Studio serves ascending scores and breaks ties at random: every score differs."""
-    best = _likeliest(row)
     result: tuple[dict[str, Any], ...] = ()
-    if prelabel and best is not None and row.probabilities is not None:
-        result = label_config.make_result(schema, schema.classes[best], row.probabilities[best])
+    if prelabel and row.probabilities is not None:
+        result = label_config.chosen(schema, row.probabilities)
     return Prediction(row.task_id, result, (row.rank + 0.5) / total, version)
 
 

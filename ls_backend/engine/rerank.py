@@ -22,7 +22,7 @@ from ls_backend.store import Project, WindowRow
 from ls_backend.strategies import Plan, Pool, Ranking, cost_matrix, needs, rank
 
 if TYPE_CHECKING:
-    from ls_backend.vision.heads import Head
+    from ls_backend.vision.classifier import Classifier
 
 MIN_WINDOW = 60
 PER_ANNOTATOR = 20
@@ -62,17 +62,17 @@ def window_size(context: Context, project: Project, settings: ProjectSettings) -
 
 @dataclass(frozen=True)
 class Judged:
-    """What the head sees of the tasks, and what it says about them.
+    """What the model sees of the tasks, and what it says about them.
 
     Attributes:
-        head: The served one.
-        pool: (p, d) float32 of the tasks that may be ranked, as the head was fitted.
+        classifier: The served heads.
+        pool: (p, d) float32 of the tasks that may be ranked, as the heads were fitted.
         labelled: (m, d) float32 of the labelled ones it may learn from, likewise.
         probabilities: (p, c) float32.
         held: (h, c) float32, of the tasks annotators have open.
     """
 
-    head: Head
+    classifier: Classifier
     pool: NDArray[np.float32]
     labelled: NDArray[np.float32]
     probabilities: NDArray[np.float32]
@@ -134,11 +134,11 @@ def _judged(context: Context, seen: View, model: Model, features: NDArray[np.flo
     held = as_fitted(context, seen, model, seen.held, seen.features[seen.held])
     learnt = seen.labelled.learnt
     return Judged(
-        head=model.head,
+        classifier=model.classifier,
         pool=pool,
         labelled=as_fitted(context, seen, model, seen.labelled.rows[learnt], seen.labelled.features[learnt]),
-        probabilities=model.head.probabilities(pool),
-        held=model.head.probabilities(held),
+        probabilities=model.classifier.probabilities(pool),
+        held=model.classifier.probabilities(held),
     )
 
 
@@ -157,12 +157,12 @@ def _rank(
     task_ids = seen.task_ids(seen.pool)
     plan, fields = applicable(context, project, seen, model, Plan.from_settings(settings))
     learnt = seen.labelled.learnt  # the model knows nothing of the test set, so nothing of the pool is covered by it
-    classes = seen.labelled.classes[learnt]
+    targets = seen.labelled.targets[learnt]
     known: dict[str, Any] = {
         "embeddings": features,
         "probabilities": None if judged is None else judged.probabilities,
         "labelled_embeddings": np.concatenate([seen.labelled.features[learnt], seen.features[seen.held]]),
-        "labelled_counts": np.bincount(classes, minlength=len(schema.classes)).astype(np.float64),
+        "labelled_counts": (targets == 1).sum(axis=0).astype(np.float64),
         "metadata": fields.columns,
         "error_rates": fields.error_rates,
         "class_names": schema.classes,
@@ -170,7 +170,7 @@ def _rank(
     }
     rng = np.random.default_rng((settings.seed, project.id, len(seen.labelled.task_ids)))
     try:
-        ranking = rank(Pool(**known, **_asked_for(plan, schema, classes, judged, settings.seed)), plan, k, rng)
+        ranking = rank(Pool(**known, **_asked_for(plan, schema, targets, judged, settings.seed)), plan, k, rng)
     except (StrategyError, TrainingError) as error:
         context.store.problems.report(
             project.id, Finding(error.code, "error", "plan", f"{error} The default plan ranks meanwhile.", error.hint)
@@ -183,7 +183,7 @@ def _rank(
 
 
 def _asked_for(
-    plan: Plan, schema: LabelSchema, classes: NDArray[np.int64], judged: Judged | None, seed: int
+    plan: Plan, schema: LabelSchema, targets: NDArray[np.int8], judged: Judged | None, seed: int
 ) -> dict[str, Any]:
     """Make the fields of the pool that this plan needs beyond the probabilities."""
     wanted = needs(plan, has_model=judged is not None)
@@ -194,11 +194,10 @@ def _asked_for(
         return made
     made |= beliefs(
         wanted,
-        head=judged.head,
+        classifier=judged.classifier,
         features=judged.pool,
         labelled_features=judged.labelled,
-        classes=classes,
-        n_classes=len(schema.classes),
+        targets=targets,
         seed=seed,
     )
     if "labelled_probabilities" in made:

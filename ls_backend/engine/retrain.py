@@ -18,8 +18,8 @@ from ls_backend.errors import Diverged, StoreError, TooFewLabels, TrainingError
 from ls_backend.store import Project
 
 if TYPE_CHECKING:
+    from ls_backend.vision.classifier import Classifier
     from ls_backend.vision.features import Standardiser
-    from ls_backend.vision.heads import Head
 
 log = logs.get(__name__)
 
@@ -34,17 +34,17 @@ class Labelled:
     Attributes:
         task_ids: (m,) int64.
         rows: (m,) int64 indices into the embedded tasks.
-        classes: (m,) int64 indices into the schema's classes.
+        targets: (m, c) int8 by class of the schema: 1 the label holds, 0 it does not, -1 not answered.
         holdout: (m,) bool; the locked test set where there is one.
         locked: Whether the hold-out is a test set, so that no head learns from it.
         features: (m, d) float32, standardised.
         hashes: Content hash of each.
-        digest: SHA-256 over the sorted (task id, class) pairs, and over what of them is a test set.
+        digest: SHA-256 over the sorted (task id, label) pairs, and over what of them is a test set.
     """
 
     task_ids: NDArray[np.int64]
     rows: NDArray[np.int64]
-    classes: NDArray[np.int64]
+    targets: NDArray[np.int8]
     holdout: NDArray[np.bool_]
     features: NDArray[np.float32]
     hashes: list[str]
@@ -63,14 +63,14 @@ class Model:
 
     Attributes:
         version: Its record.
-        head: Fitted on every label; the one that predicts.
-        evaluation_head: Fitted without the hold-out; the one that is measured.
+        classifier: Fitted on every label; the one that predicts.
+        evaluation: Fitted without the hold-out; the one that is measured.
         standardiser: Of the raw embeddings it was trained on.
     """
 
     version: ModelVersion
-    head: Head
-    evaluation_head: Head
+    classifier: Classifier
+    evaluation: Classifier
     standardiser: Standardiser
 
 
@@ -95,7 +95,7 @@ def due(
     if len(labelled.learnt) < settings.min_labels:
         return False
     latest = context.store.versions.latest(project.id)
-    if latest is None or latest.state == "retired" or latest.classes != schema.classes:
+    if latest is None or latest.state == "retired" or not latest.answers(schema):
         return True
     if latest.labels_digest == labelled.digest and latest.backbone == settings.backbone:
         return False
@@ -106,21 +106,21 @@ def due(
 def retrain(
     context: Context, project: Project, schema: LabelSchema, labelled: Labelled, standardiser: Standardiser
 ) -> Model | None:
-    """Fit a head on all labels, measure its sibling on the hold-out, keep it for ever, promote it unless it is worse.
+    """Fit heads on all labels, measure their siblings on the hold-out, keep it for ever, promote it unless it is worse.
 
     Returns:
         The new model, promoted or rejected; None when there is too little to learn from, which is said as a problem.
     """
-    from ls_backend.vision import checkpoints, heads  # noqa: PLC0415 - slow to import
+    from ls_backend.vision import checkpoints, classifier  # noqa: PLC0415 - slow to import
 
     settings = context.project_settings(project)
     problems = context.store.problems
     try:
-        trained = heads.train(
+        trained = classifier.train(
             labelled.features,
-            labelled.classes,
+            labelled.targets,
             labelled.holdout,
-            n_classes=len(schema.classes),
+            [(len(control.classes), control.multiple) for control in schema.controls],
             seed=settings.seed,
             locked=labelled.locked,
         )
@@ -133,7 +133,8 @@ def retrain(
         return None
     for code in (TooFewLabels.code, TrainingError.code, Diverged.code):
         problems.resolve(project.id, code)
-    content = hashlib.sha256(trained.head.weights.tobytes() + labelled.digest.encode()).hexdigest()
+    weights = b"".join(head.weights.tobytes() for head in trained.classifier.heads)
+    content = hashlib.sha256(weights + labelled.digest.encode()).hexdigest()
     kept = set(checkpoints.names(context.settings.models_path / str(project.id)))
     number = context.store.projects.next_round(project.id)
     while f"al-{number}-{content[:8]}" in kept:  # the database is younger than the models
@@ -144,14 +145,15 @@ def retrain(
         round=number,
         backbone=settings.backbone,
         classes=schema.classes,
+        questions=schema.questions,
         n_labels=len(labelled.task_ids),
         labels_digest=labelled.digest,
-        temperature=trained.head.temperature,
+        temperature=trained.classifier.heads[0].temperature,
         metrics=trained.metrics,
         state="promoted",
         created_at=datetime.now(UTC),
     )
-    model = Model(version, trained.head, trained.evaluation_head, standardiser)
+    model = Model(version, trained.classifier, trained.evaluation, standardiser)
     reason = _gate(context, project, model, labelled)
     if reason:
         model = replace(model, version=replace(version, state="rejected"))
@@ -174,7 +176,7 @@ def _gate(context: Context, project: Project, candidate: Model, labelled: Labell
     members = labelled.holdout
     if serving is None or int(members.sum()) < MIN_GATE_HOLDOUT or serving.backbone != candidate.version.backbone:
         return None
-    if serving.classes != candidate.version.classes:
+    if (serving.classes, serving.questions) != (candidate.version.classes, candidate.version.questions):
         return None  # other classes make another task; nothing to compare
     if serving.metrics.test_set != labelled.locked:
         return None  # one of the two may have learnt from what the other is measured on
@@ -183,12 +185,8 @@ def _gate(context: Context, project: Project, candidate: Model, labelled: Labell
     if not old.standardiser.equals(candidate.standardiser):
         raw = context.raw_embeddings(serving.backbone, [labelled.hashes[i] for i in np.flatnonzero(members)])
         seen = seen[0], old.standardiser.apply(raw)
-    truth = labelled.classes[members]
-    rows = np.arange(len(truth))
-    losses = [
-        -np.log(np.clip(model.evaluation_head.probabilities(features)[rows, truth], 1e-7, 1))
-        for model, features in zip((candidate, old), seen, strict=True)
-    ]
+    truth = labelled.targets[members]
+    losses = [model.evaluation.losses(features, truth) for model, features in zip((candidate, old), seen, strict=True)]
     worse = losses[0] - losses[1]
     error = float(worse.std(ddof=1) / np.sqrt(len(worse)))
     if float(worse.mean()) > max(error, 1e-3):
@@ -225,8 +223,8 @@ def _save(context: Context, model: Model) -> None:
     arrays = {
         f"{part}.{key}": value
         for part, item in (
-            ("head", model.head),
-            ("evaluation", model.evaluation_head),
+            ("head", model.classifier),
+            ("evaluation", model.evaluation),
             ("standardiser", model.standardiser),
         )
         for key, value in item.arrays().items()
@@ -237,6 +235,7 @@ def _save(context: Context, model: Model) -> None:
         "round": version.round,
         "backbone": version.backbone,
         "classes": list(version.classes),
+        "questions": list(version.questions),
         "n_labels": version.n_labels,
         "labels_digest": version.labels_digest,
         "temperature": version.temperature,
@@ -253,8 +252,8 @@ def load(context: Context, version: ModelVersion) -> Model:
         StoreError: The folder is missing or damaged.
     """
     from ls_backend.vision import checkpoints  # noqa: PLC0415 - slow to import
+    from ls_backend.vision.classifier import Classifier  # noqa: PLC0415 - slow to import
     from ls_backend.vision.features import Standardiser  # noqa: PLC0415 - slow to import
-    from ls_backend.vision.heads import Head  # noqa: PLC0415 - slow to import
 
     _, arrays = checkpoints.load(folder_of(context, version))
     parts: dict[str, dict[str, NDArray[Any]]] = {}
@@ -263,7 +262,7 @@ def load(context: Context, version: ModelVersion) -> Model:
         parts.setdefault(part, {})[key] = value
     return Model(
         version,
-        Head.from_arrays(parts["head"]),
-        Head.from_arrays(parts["evaluation"]),
+        Classifier.from_arrays(parts["head"]),
+        Classifier.from_arrays(parts["evaluation"]),
         Standardiser.from_arrays(parts["standardiser"]),
     )

@@ -182,10 +182,10 @@ def _resolve(
         elif subject in doubted:
             problems.resolve(project_id, LabelUnknown.code, subject)
     if any(item.label for item in resolved.values()):
-        share_holdout(context, project_id)
+        share_holdout(context, project_id, schema)
 
 
-def share_holdout(context: Context, project_id: int) -> None:
+def share_holdout(context: Context, project_id: int, schema: LabelSchema) -> None:
     """Let every n-th label of a class join the hold-out, for good.
 
     Membership is decided once, in the order tasks were labelled, and never taken back: a hold-out that loses members
@@ -194,7 +194,8 @@ def share_holdout(context: Context, project_id: int) -> None:
     share = context.project_settings(context.project(project_id)).holdout
     by_class: dict[str, list[LabelledTask]] = {}
     for task in context.store.tasks.labelled(project_id):
-        by_class.setdefault(task.label, []).append(task)
+        # Combinations of labels are too many to deal each of them fairly: there every n-th task joins.
+        by_class.setdefault(task.label if schema.is_one_choice else "", []).append(task)
     members = {task.task_id for tasks in by_class.values() for task in tasks if task.holdout}
     joined: set[int] = set()
     for tasks in by_class.values():

@@ -129,6 +129,6 @@ def _model(context: Context, project: Project, schema: LabelSchema, seen: View) 
         model = retrain.retrain(context, project, schema, seen.labelled, seen.standardiser)
         if model is not None and model.version.state == "promoted" and project.pinned_version is None:
             return model
-    if serving is None or serving.version.classes != schema.classes:
+    if serving is None or not serving.version.answers(schema):
         return None
     return serving

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -106,24 +107,44 @@ def _labelled(
     locked: NDArray[np.int64],
 ) -> Labelled:
     """Pick the tasks with a usable label, and say which of them are for measuring."""
-    index = {label: i for i, label in enumerate(schema.classes)}
-    labels = table.label[embedded].tolist()
-    classes = np.fromiter((index.get(label, -1) for label in labels), dtype=np.int64, count=len(labels))
-    rows = np.flatnonzero(classes >= 0)
+    targets = targets_of(schema, table.label[embedded].tolist())
+    rows = np.flatnonzero((targets >= 0).any(axis=1))
     task_ids = table.task_id[embedded[rows]]
     in_test_set = np.isin(task_ids, locked)
     return Labelled(
         task_ids=task_ids,
         rows=rows,
-        classes=classes[rows],
+        targets=targets[rows],
         holdout=in_test_set if len(locked) else table.holdout[embedded[rows]],
         features=features.values[rows],
         hashes=table.content_hash[embedded[rows]].tolist(),
         digest=digest_of(
-            task_ids, [schema.classes[i] for i in classes[rows]], task_ids[in_test_set] if len(locked) else None
+            task_ids, table.label[embedded[rows]].tolist(), task_ids[in_test_set] if len(locked) else None
         ),
         locked=len(locked) > 0,
     )
+
+
+def targets_of(schema: LabelSchema, labels: Sequence[str | None]) -> NDArray[np.int8]:
+    """Read what tasks were answered, as `LabelSchema.written` wrote it.
+
+    Returns:
+        (n, c) int8: 1 the label holds, 0 it does not, -1 its control was not answered.
+    """
+    targets = np.full((len(labels), len(schema.classes)), -1, np.int8)
+    if schema.is_one_choice:
+        index = {label: i for i, label in enumerate(schema.classes)}
+        classes = np.fromiter((index.get(label or "", -1) for label in labels), dtype=np.int64, count=len(labels))
+        known = np.flatnonzero(classes >= 0)
+        targets[known] = 0
+        targets[known, classes[known]] = 1
+        return targets
+    for row in (i for i, label in enumerate(labels) if label is not None):
+        answers = schema.read(labels[row] or "")
+        for control, columns in schema.spans:
+            if control.name in answers:
+                targets[row, columns] = [label in answers[control.name] for label in control.classes]
+    return targets
 
 
 def as_fitted(

@@ -14,23 +14,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ls_backend.domain import Annotation, LabelSchema, Prediction
+from ls_backend.domain import Annotation, Control, LabelSchema, Prediction
 from ls_backend.errors import ConfigUnsupported, LabelUnknown
 
 if TYPE_CHECKING:
     from label_studio_sdk.label_interface.control_tags import ControlTag
     from label_studio_sdk.label_interface.interface import LabelInterface
 
-_SUPPORTED = "Supported: a single-choice Choices tag on an Image tag"
+_KINDS = {"choices", "rectanglelabels", "polygonlabels", "brushlabels"}
+_SUPPORTED = "Supported: Choices, RectangleLabels, PolygonLabels and BrushLabels on an Image tag"
 _MAX_NAMES = 5
+_MAX_LABELS = 254  # of regions: class maps count in a byte
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The one label that stands for all annotations of a task.
+    """What stands for all annotations of a task.
 
     Attributes:
-        label: None when no annotation holds one that counts.
+        label: As `LabelSchema.written` writes it; None when no annotation holds an answer that counts.
         problem: What a person should look at, in a sentence; None when nothing is wrong.
     """
 
@@ -44,22 +46,29 @@ def warm() -> None:
 
 
 def parse(label_config: str) -> LabelSchema:
-    """Find the first control tag that can be learned: a single-choice Choices on an Image.
+    """Find the control tags that can be learned, side by side, on one Image.
 
-    A control with `model_skip="true"` is left alone. Messages hold no tags or angle brackets: Label Studio shows them
-    to the owner as the reason of an HTTP refusal, from which it strips markup.
+    A control with `model_skip="true"` or `model_active="false"` is left alone, and so is one on another Image than the
+    first. Messages hold no tags or angle brackets: Label Studio shows them to the owner as the reason of an HTTP
+    refusal, from which it strips markup.
 
     Raises:
         ConfigUnsupported: If there is none; the message says what was found and why it does not fit.
     """
     interface = _interface(label_config)
     reasons: list[str] = []
+    found: list[tuple[str, Control]] = []
     nested = _nested_controls(interface)
     for control in interface.controls or ():
         why_not = "nests choices in choices" if control.name in nested else _why_not(control)
-        if why_not is None:
-            return _schema(control)
-        reasons.append(f"{control.tag} {control.name} {why_not}")
+        if why_not is not None:
+            reasons.append(f"{control.tag} {control.name} {why_not}")
+            continue
+        field = str((control.objects or [])[0].value_name)
+        if not found or field == found[0][0]:
+            found.append((field, _control(control)))
+    if found:
+        return LabelSchema(found[0][0], tuple(control for _, control in found))
     if not reasons:
         raise ConfigUnsupported(f"The label config has no control tag. {_SUPPORTED}.")
     shown = "; ".join(reasons[:_MAX_NAMES]) + ("; and more" if len(reasons) > _MAX_NAMES else "")
@@ -67,53 +76,80 @@ def parse(label_config: str) -> LabelSchema:
 
 
 def read_label(schema: LabelSchema, annotations: Iterable[Annotation]) -> Resolved:
-    """Decide the label of a task: ground truth before others, then the majority, then the latest.
+    """Decide the answers of a task, control by control; cancelled annotations never count.
 
-    Cancelled annotations never count, and one without a choice has no vote.
+    A single choice goes by ground truth before others, then the majority, then the latest; an annotation without a
+    choice has no vote. Of labels that may hold together each goes by that rule, and giving none is an answer. Regions
+    cannot be voted on: those of `standing` count.
     """
-    votes: list[tuple[Annotation, str]] = []
-    problem: str | None = None
-    for annotation in annotations:
-        if annotation.was_cancelled:
-            continue
-        chosen = _choices(schema, annotation.result)
-        if len(chosen) > 1:
-            problem = f"Annotation {annotation.annotation_id} holds {len(chosen)} labels; one is expected."
-        elif chosen and chosen[0] not in schema.classes:
-            problem = (
-                f"Annotation {annotation.annotation_id} holds the label '{chosen[0]}', which the label config lacks."
-            )
-        elif chosen:
-            votes.append((annotation, chosen[0]))
-    if not votes:
-        return Resolved(None, problem)
-    trusted = [vote for vote in votes if vote[0].ground_truth] or votes
-    counts = Counter(label for _, label in trusted)
-    best = max(trusted, key=lambda vote: (counts[vote[1]], vote[0].updated_at, vote[0].annotation_id))
-    return Resolved(best[1], problem)
+    counted = [annotation for annotation in annotations if not annotation.was_cancelled]
+    answers: dict[str, Sequence[str]] = {}
+    problems: list[str] = []
+    for control in schema.controls:
+        votes: list[tuple[Annotation, list[str]]] = []
+        for annotation in counted:
+            chosen = _labels(control, annotation.result)
+            wrong = _problem(control, annotation, chosen)
+            if wrong is not None:
+                problems.append(wrong)
+            known = [label for label in chosen if label in control.classes]
+            if control.multiple or (known and wrong is None):
+                votes.append((annotation, known))
+        if votes:
+            answers[control.name] = _decided(control, votes)
+    return Resolved(schema.written(answers) if answers else None, problems[-1] if problems else None)
 
 
-def make_result(schema: LabelSchema, label: str, score: float) -> tuple[dict[str, Any], ...]:
-    """Write a label as the regions of a prediction.
+def standing(annotations: Iterable[Annotation]) -> Annotation | None:
+    """Return the annotation whose regions count: the latest ground truth, or else the latest; cancelled ones never."""
+    counted = [annotation for annotation in annotations if not annotation.was_cancelled]
+    return max(counted, key=lambda one: (one.ground_truth, one.updated_at, one.annotation_id), default=None)
+
+
+def make_result(control: Control, labels: Sequence[str], score: float) -> tuple[dict[str, Any], ...]:
+    """Write the labels of a Choices control as the regions of a prediction; no region for no label.
 
     Args:
-        schema: Where the label goes.
-        label: One of its classes.
+        control: Where the labels go.
+        labels: Of its classes; at most one unless several may hold.
         score: Confidence, 0 to 1; the place in the queue is the score of the prediction, not this one.
 
     Raises:
-        LabelUnknown: If the label config lacks the label.
+        LabelUnknown: If the label config lacks a label.
     """
-    if label not in schema.classes:
-        raise LabelUnknown(f"'{label}' is not a label of control {schema.control}: {', '.join(schema.classes)}.")
+    for label in labels:
+        if label not in control.classes:
+            raise LabelUnknown(f"'{label}' is not a label of control {control.name}: {', '.join(control.classes)}.")
     region = {
-        "from_name": schema.control,
-        "to_name": schema.obj,
-        "type": schema.control_type,
-        "value": {"choices": [label]},
+        "from_name": control.name,
+        "to_name": control.obj,
+        "type": control.kind,
+        "value": {"choices": list(labels)},
         "score": score,
     }
-    return (region,)
+    return (region,) if labels else ()
+
+
+def chosen(schema: LabelSchema, probabilities: Sequence[float]) -> tuple[dict[str, Any], ...]:
+    """Write what a model holds for most likely about the Choices controls; what is below a threshold is left out.
+
+    Args:
+        schema: What was asked.
+        probabilities: Of its classes.
+    """
+    likeliest = set(schema.likeliest(probabilities))
+    result: tuple[dict[str, Any], ...] = ()
+    for control, columns in schema.spans:
+        if control.draws:
+            continue
+        held = [
+            (label, value)
+            for i, (label, value) in enumerate(zip(control.classes, probabilities[columns], strict=True), columns.start)
+            if i in likeliest and value >= control.threshold
+        ]
+        confidence = sum(value for _, value in held) / max(len(held), 1)
+        result += make_result(control, [label for label, _ in held], confidence)
+    return result
 
 
 def validate(label_config: str, prediction: Prediction) -> list[str]:
@@ -151,21 +187,33 @@ def _why_not(control: ControlTag) -> str | None:
     attributes: Mapping[str, str] = control.attr or {}
     if str(attributes.get("model_skip", "")).lower() == "true":
         return "is left alone as its model_skip says"
-    if str(control.tag).lower() != "choices":
-        return "is no Choices tag"
-    return _why_not_choices(control, attributes)
+    if str(attributes.get("model_active", "")).lower() == "false":
+        return "is left alone as its model_active says"
+    kind = str(control.tag).lower()
+    if kind not in _KINDS:
+        return "is none of them"
+    if _threshold(attributes) is None:
+        return f"has model_score_threshold '{attributes.get('model_score_threshold')}', not a number from 0 to 1"
+    return (_why_not_choices if kind == "choices" else _why_not_regions)(control, attributes)
 
 
 def _why_not_choices(control: ControlTag, attributes: Mapping[str, str]) -> str | None:
-    if str(attributes.get("choice", "single")).lower().startswith("multiple"):
-        return "allows several choices"
     if str(attributes.get("perRegion", "")).lower() == "true":
         return "is asked for each region"
     labels = control.labels_attrs or {}
     if not labels or control.dynamic_value:
         return "takes its choices from the task data"
-    if len(labels) < 2:
+    if len(labels) < 2 and not _several(attributes):
         return f"has one choice only, {next(iter(labels))}"
+    return _why_not_target(control)
+
+
+def _why_not_regions(control: ControlTag, _attributes: Mapping[str, str]) -> str | None:
+    labels = control.labels_attrs or {}
+    if not labels or control.dynamic_value:
+        return "takes its labels from the task data"
+    if len(labels) > _MAX_LABELS:
+        return f"has {len(labels)} labels, more than {_MAX_LABELS}"
     return _why_not_target(control)
 
 
@@ -178,6 +226,19 @@ def _why_not_target(control: ControlTag) -> str | None:
     return None
 
 
+def _several(attributes: Mapping[str, str]) -> bool:
+    return str(attributes.get("choice", "single")).lower().startswith("multiple")
+
+
+def _threshold(attributes: Mapping[str, str]) -> float | None:
+    """Read the confidence below which predictions are not shown; None when it is no number from 0 to 1."""
+    try:
+        value = float(attributes.get("model_score_threshold", attributes.get("score_threshold", 0.0)))
+    except ValueError:
+        return None
+    return value if 0.0 <= value <= 1.0 else None
+
+
 def _nested_controls(interface: LabelInterface) -> set[str]:
     """Names of controls whose choices hold choices; the SDK shows these as one flat list."""
     tree = interface._tree  # noqa: SLF001 - the SDK has no public way to the parsed XML
@@ -188,25 +249,60 @@ def _nested_controls(interface: LabelInterface) -> set[str]:
     }
 
 
-def _schema(control: ControlTag) -> LabelSchema:
-    target = (control.objects or [])[0]
-    return LabelSchema(
-        control=str(control.name),
-        control_type="choices",
-        obj=target.name,
-        field=target.value_name,
-        classes=tuple(control.labels_attrs or {}),
+def _control(control: ControlTag) -> Control:
+    kind = str(control.tag).lower()
+    attributes: Mapping[str, str] = control.attr or {}
+    labels: Mapping[str, Any] = control.labels_attrs or {}
+    return Control(
+        name=str(control.name),
+        kind=kind,
+        obj=(control.objects or [])[0].name,
+        classes=tuple(labels),
+        multiple=kind != "choices" or _several(attributes),
+        threshold=_threshold(attributes) or 0.0,
+        aliases=tuple(
+            (alias.strip(), label)
+            for label, tag in labels.items()
+            for alias in str(tag.attr.get("predicted_values", "")).split(",")
+            if alias.strip()
+        ),
     )
 
 
-def _choices(schema: LabelSchema, result: Sequence[Mapping[str, Any]]) -> list[str]:
+def _labels(control: Control, result: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the labels an annotation gives under a control, those of regions as often as they occur."""
     found: list[str] = []
     for region in result:
-        if region.get("from_name") != schema.control or region.get("type") != schema.control_type:
+        if region.get("from_name") != control.name or region.get("type") != control.kind:
             continue
         value = region.get("value") or {}
-        found += [str(choice) for choice in value.get("choices") or ()]
+        found += [str(label) for label in value.get(control.kind) or ()]
     return found
+
+
+def _problem(control: Control, annotation: Annotation, labels: Sequence[str]) -> str | None:
+    if not control.multiple and len(labels) > 1:
+        return f"Annotation {annotation.annotation_id} holds {len(labels)} labels; one is expected."
+    unknown = next((label for label in labels if label not in control.classes), None)
+    if unknown is not None:
+        return f"Annotation {annotation.annotation_id} holds the label '{unknown}', which the label config lacks."
+    return None
+
+
+def _decided(control: Control, votes: Sequence[tuple[Annotation, list[str]]]) -> Sequence[str]:
+    """Return the labels that stand: by ground truth, the majority, the latest."""
+    if control.draws:
+        final = standing(annotation for annotation, _ in votes)
+        return next(labels for annotation, labels in votes if annotation is final)
+    trusted = [vote for vote in votes if vote[0].ground_truth] or votes
+
+    def winner(answers: Sequence[tuple[Annotation, str | bool]]) -> str | bool:
+        counts = Counter(answer for _, answer in answers)
+        return max(answers, key=lambda one: (counts[one[1]], one[0].updated_at, one[0].annotation_id))[1]
+
+    if control.multiple:
+        return [label for label in control.classes if winner([(one, label in given) for one, given in trusted])]
+    return [str(winner([(one, given[0]) for one, given in trusted]))]
 
 
 def _plain(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy import Connection, func, insert, inspect, select, text, update
 
 from ls_backend.errors import StoreError
 from ls_backend.store import schema
@@ -33,9 +33,21 @@ class Migration:
     apply: Callable[[Connection], None]
 
 
+def _questions(connection: Connection) -> None:
+    """Versions knew one question only, a single choice."""
+    if "questions" in {column["name"] for column in inspect(connection).get_columns("versions")}:
+        return
+    connection.execute(text("ALTER TABLE versions ADD COLUMN questions JSON"))
+    versions = schema.versions
+    for row in connection.execute(select(versions.c.project_id, versions.c.version_id, versions.c.classes)).all():
+        mine = (versions.c.project_id == row.project_id, versions.c.version_id == row.version_id)
+        connection.execute(update(versions).where(*mine).values(questions=[0] * len(row.classes)))
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "first tables", schema.metadata.create_all),
     Migration(2, "test set, facts about images", schema.metadata.create_all),
+    Migration(3, "questions of model versions", _questions),
 )
 
 

@@ -197,6 +197,7 @@ versions = Table(
     Column("created_at", Utc, nullable=False),
     Column("metrics", JSON, nullable=False),
     Column("classes", JSON, nullable=False),
+    Column("questions", JSON, nullable=False),
     PrimaryKeyConstraint("project_id", "version_id"),
     CheckConstraint("state IN ('promoted', 'rejected', 'retired')", name="known_state"),
 )

@@ -27,7 +27,7 @@ class Versions:
         Raises:
             StoreError: The project is not known, has a version of that id already, or the state is none of ours.
         """
-        row = {**asdict(version), "classes": list(version.classes)}
+        row = {**asdict(version), "classes": list(version.classes), "questions": list(version.questions)}
         with self._database.write() as connection:
             connection.execute(insert(versions).values(**row))
 
@@ -80,4 +80,5 @@ class Versions:
 
 
 def _version(row: RowMapping) -> ModelVersion:
-    return ModelVersion(**{**row, "classes": tuple(row["classes"]), "metrics": Metrics(**row["metrics"])})
+    tuples = {name: tuple(row[name]) for name in ("classes", "questions")}
+    return ModelVersion(**{**row, **tuples, "metrics": Metrics(**row["metrics"])})

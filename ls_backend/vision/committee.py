@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ls_backend.vision.heads import Floats, Head, Labels, fit_head, out_of_fold_logits
+from ls_backend.vision.multilabel import SigmoidHead
+
+AnyHead = TypeVar("AnyHead", bound=Head | SigmoidHead)
 
 MEMBERS = 8
 """Heads of a committee: enough to tell a dispute from an accident, few enough to refit after every label."""
@@ -60,76 +64,91 @@ def bootstrap_heads(
     return tuple(heads)
 
 
-def member_probabilities(heads: Sequence[Head], features: Floats) -> Floats:
-    """Compute what each head believes.  O(t n c d).
+class Believer(Protocol):
+    """A head, or all heads of a project."""
+
+    def probabilities(self, features: Floats) -> Floats:
+        """Compute class probabilities (n, c)."""
+        ...
+
+
+def member_probabilities(members: Sequence[Believer], features: Floats) -> Floats:
+    """Compute what each member believes.  O(t n c d).
 
     Args:
-        heads: t members.
+        members: t of them.
         features: (n, d) float32, as fitted.
 
     Returns:
-        (t, n, c) float32, rows sum to 1.
+        (t, n, c) float32.
     """
-    beliefs: Floats = np.stack([head.probabilities(features) for head in heads])
+    beliefs: Floats = np.stack([member.probabilities(features) for member in members])
     return beliefs
 
 
-def dropout_probabilities(head: Head, features: Floats, *, seed: int, masks: int = MASKS) -> Floats:
-    """Compute what a head believes when parts of the embeddings are blanked out.  O(t n c d).
+def thinned_heads(head: AnyHead, d: int, *, seed: int, masks: int = MASKS) -> tuple[AnyHead, ...]:
+    """Blank out parts of the embeddings that a head looks at.
 
     The same masks are put on all rows, so a belief does not depend on the other rows or on their order; and a mask on
     the embeddings of a linear head is a mask on its weights, which costs nothing.
 
     Args:
         head: The served head.
-        features: (n, d) float32, as fitted.
+        d: Length of an embedding.
         seed: Decides the masks.
         masks: t.
 
     Returns:
-        (t, n, c) float32, rows sum to 1.
+        t heads.
 
     Source: Gupte et al. 2024, arXiv:2401.14555, section 5 (dropout on the embedding of a frozen network); Kirsch et al.
     2019, arXiv:1906.08158, section 4.1 (masks that are shared by all inputs).
     """
-    rng = np.random.default_rng(seed)
-    kept = rng.random((masks, features.shape[1])) >= BLANKED
-    thinned = [replace(head, weights=(head.weights * (mask / (1.0 - BLANKED))).astype(np.float32)) for mask in kept]
-    return member_probabilities(thinned, features)
+    kept = np.random.default_rng(seed).random((masks, d)) >= BLANKED
+    return tuple(replace(head, weights=(head.weights * (mask / (1.0 - BLANKED))).astype(np.float32)) for mask in kept)
 
 
-def expected_loss(
-    head: Head, features: Floats, labelled_features: Floats, labels: Labels, *, seed: int
-) -> NDArray[np.float64]:
+def expected_loss(features: Floats, labelled_features: Floats, losses: NDArray[np.float64]) -> NDArray[np.float64]:
     """Predict the log loss the model would have on each task, from the losses it had on the labels.
 
-    The loss of a label is that of a head fitted on the other folds, at the temperature of the served head; ridge
-    regression on the embedding, its penalty chosen by leave-one-out, carries them over to the pool. Where no fold knew
-    the class, the label counts as one of Laplace's rule, 1 / (m + c).  O(m^2 d + n d), and five fits.
+    Ridge regression on the embedding, its penalty chosen by leave-one-out, carries them over to the pool.
+    O(m^2 d + n d).
 
     Args:
-        head: The served head.
         features: (n, d) float32 of the pool.
         labelled_features: (m, d) float32 of the labels.
-        labels: (m,) int64 in 0..c-1.
-        seed: Decides the folds.
+        losses: (m,) float64 in nats, each under a head that did not see the label.
 
     Returns:
         (n,) float64 in nats; a regression may go below 0.
-
-    Raises:
-        TooFewLabels: If fewer than two classes are labelled.
-        Diverged: If features or weights are not finite.
 
     Source: after Yoo & Kweon 2019, arXiv:1905.03677, with a regressor of losses in the place of their module.
     """
     from sklearn.linear_model import RidgeCV  # noqa: PLC0415 - a second that only plans with this method pay
 
-    judged = out_of_fold_logits(labelled_features, labels, len(head.bias), seed).astype(np.float64) / head.temperature
+    regression = RidgeCV(alphas=_RIDGE).fit(labelled_features.astype(np.float64), losses)
+    predicted: NDArray[np.float64] = features @ regression.coef_ + regression.intercept_
+    return predicted
+
+
+def out_of_fold_losses(head: Head, features: Floats, labels: Labels, *, seed: int) -> NDArray[np.float64]:
+    """Compute the log loss (m,) of each label under a head fitted on the other folds, at the served temperature.
+
+    Where no fold knew the class, the label counts as one of Laplace's rule, 1 / (m + c).  Five fits.
+
+    Args:
+        head: The served head.
+        features: (m, d) float32 of the labels.
+        labels: (m,) int64 in 0..c-1.
+        seed: Decides the folds.
+
+    Raises:
+        TooFewLabels: If fewer than two classes are labelled.
+        Diverged: If features or weights are not finite.
+    """
+    judged = out_of_fold_logits(features, labels, len(head.bias), seed).astype(np.float64) / head.temperature
     own = judged[np.arange(len(labels)), labels]
     known = np.isfinite(own)
     losses = np.full(len(labels), np.log(len(labels) + len(head.bias)))
     losses[known] = np.logaddexp.reduce(judged[known], axis=1) - own[known]
-    regression = RidgeCV(alphas=_RIDGE).fit(labelled_features.astype(np.float64), losses)
-    predicted: NDArray[np.float64] = features @ regression.coef_ + regression.intercept_
-    return predicted
+    return losses

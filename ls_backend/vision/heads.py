@@ -7,7 +7,7 @@ Laplace's rule (n labels, c classes), which is low, defined and shrinks as label
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +23,8 @@ L2 = 1e-3
 SCALE = 8.0
 MIN_TEMPERATURE = 0.25
 MAX_TEMPERATURE = 20.0
-_FOLDS = 5
-_FEWEST_FOR_TEMPERATURE = 10  # below, one number fitted to so few labels is noise; 1 is the honest answer
+FOLDS = 5
+_FEWEST_FOR_TEMPERATURE = 10
 _ECE_BINS = 15
 _BLAS = ThreadpoolController()
 """A fit is thousands of small products: beside another busy process, threads that wait for each other take ten times
@@ -109,9 +109,7 @@ class Trained:
 def fit_head(features: Floats, labels: Labels, n_classes: int, *, l2: float = L2, scale: float = SCALE) -> Head:
     """Fit multinomial logistic regression by L-BFGS.
 
-    Minimises mean cross-entropy of (scale * features) W' + b, plus l2 / 2 ||W||^2; the bias is free. With fewer labels
-    than features the weights lie in the span of the rows, so the fit runs in that smaller space, exactly.
-    O(iterations n c min(n, d) + n^2 d).
+    Minimises mean cross-entropy of (scale * features) W' + b, plus l2 / 2 ||W||^2, as `solve` says.
 
     Args:
         features: (n, d) float32, rows of unit length.
@@ -134,46 +132,79 @@ def fit_head(features: Floats, labels: Labels, n_classes: int, *, l2: float = L2
             f"Too few labels to train: {len(labels)} labels in {len(seen)} of {n_classes} classes; expected labels in "
             "at least 2 classes. Go on labelling."
         )
+    own = np.arange(len(labels)), np.searchsorted(seen, labels)
+
+    def cross_entropy(logits: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logits -= logits.max(axis=1, keepdims=True)
+        powers = np.exp(logits)
+        sums = powers.sum(axis=1, keepdims=True)
+        value = float(np.mean(np.log(sums[:, 0]) - logits[own]))
+        residual = powers / sums
+        residual[own] -= 1.0
+        return value, residual / len(labels)
+
+    weights, bias = np.zeros((n_classes, features.shape[1]), np.float32), np.zeros(n_classes, np.float32)
+    weights[seen], bias[seen] = solve(features, len(seen), cross_entropy, l2=l2, scale=scale)
+    return Head(weights=weights, bias=bias, counts=counts)
+
+
+Objective = Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]
+"""Logits (n, c), which it may overwrite, to a loss and its slope (n, c)."""
+
+
+def solve(
+    features: Floats, n_outputs: int, objective: Objective, *, l2: float = L2, scale: float = SCALE
+) -> tuple[Floats, Floats]:
+    """Minimise an objective of the logits (scale * features) W' + b, plus l2 / 2 ||W||^2, by L-BFGS; the bias is free.
+
+    With fewer rows than features the weights lie in the span of the rows, so the fit runs in that smaller space,
+    exactly.  O(iterations n c min(n, d) + n^2 d).
+
+    Args:
+        features: (n, d) float32, rows of unit length.
+        n_outputs: c.
+        objective: Convex.
+        l2: Weight decay on the scaled features.
+        scale: Factor on the features; unit vectors are too short for confident logits under this decay.
+
+    Returns:
+        Weights (c, d) on the unscaled features, and bias (c,).
+
+    Raises:
+        Diverged: If features or weights are not finite.
+    """
     rows = features.astype(np.float64) * scale  # (n, d)
     if not np.isfinite(rows).all():
-        raise Diverged(f"Of {len(labels)} labelled embeddings some are not finite; expected finite numbers.")
+        raise Diverged(f"Of {len(features)} labelled embeddings some are not finite; expected finite numbers.")
     n, d = rows.shape
     basis = None
     with _BLAS.limit(limits=1, user_api="blas"):
         if n < d:
             basis, upper = np.linalg.qr(rows.T)  # (d, n), (n, n)
             rows = np.ascontiguousarray(upper.T)
-        theta = _minimise(rows, np.searchsorted(seen, labels), len(seen), l2)
+        theta = _minimise(rows, n_outputs, objective, l2)
         kernel = theta[:, :-1] if basis is None else theta[:, :-1] @ basis.T
-    weights, bias = np.zeros((n_classes, d), np.float32), np.zeros(n_classes, np.float32)
-    weights[seen], bias[seen] = kernel * scale, theta[:, -1]
+    weights, bias = (kernel * scale).astype(np.float32), theta[:, -1].astype(np.float32)
     if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
         raise Diverged(f"Weights fitted on {n} labels are not finite; expected finite numbers.")
-    return Head(weights=weights, bias=bias, counts=counts)
+    return weights, bias
 
 
-def _minimise(rows: NDArray[np.float64], labels: Labels, n_classes: int, l2: float) -> NDArray[np.float64]:
+def _minimise(rows: NDArray[np.float64], n_outputs: int, objective: Objective, l2: float) -> NDArray[np.float64]:
     """Return the minimum, theta (c, d + 1), the last column being the bias."""
-    n, d = rows.shape
-    own = np.arange(n), labels
+    d = rows.shape[1]
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        theta = flat.reshape(n_classes, d + 1)
+        theta = flat.reshape(n_outputs, d + 1)
         weights = theta[:, :-1]
-        logits = rows @ weights.T + theta[:, -1]  # (n, c)
-        logits -= logits.max(axis=1, keepdims=True)
-        powers = np.exp(logits)
-        sums = powers.sum(axis=1, keepdims=True)
-        value = np.mean(np.log(sums[:, 0]) - logits[own]) + 0.5 * l2 * np.square(weights).sum()
-        residual = powers / sums
-        residual[own] -= 1.0
-        residual /= n
+        value, residual = objective(rows @ weights.T + theta[:, -1])
+        value += 0.5 * l2 * float(np.square(weights).sum())
         slope = np.column_stack([residual.T @ rows + l2 * weights, residual.sum(axis=0)])
-        return float(value), slope.ravel()
+        return value, slope.ravel()
 
     options = {"maxcor": 20, "maxiter": 500, "gtol": 1e-7, "ftol": 1e-15}
-    found = minimize(loss, np.zeros(n_classes * (d + 1)), jac=True, method="L-BFGS-B", options=options)
-    minimum: NDArray[np.float64] = found.x.reshape(n_classes, d + 1)
+    found = minimize(loss, np.zeros(n_outputs * (d + 1)), jac=True, method="L-BFGS-B", options=options)
+    minimum: NDArray[np.float64] = found.x.reshape(n_outputs, d + 1)
     return minimum
 
 
@@ -196,11 +227,19 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: Labels) -> float:
     wide = logits.astype(np.float64)
     own = wide[np.arange(len(labels)), labels]
     known = np.where(np.isfinite(wide), wide, 0.0)
+    return best_temperature(lambda inverse: float(np.mean((_softmax(wide * inverse) * known).sum(axis=1) - own)))
+
+
+def best_temperature(slope: Callable[[float], float]) -> float:
+    """Return the temperature T, 0.25 to 20, at which a convex loss of 1 / T is smallest.
+
+    Args:
+        slope: Derivative of the loss by 1 / T.
+    """
     low, high = 1.0 / MAX_TEMPERATURE, 1.0 / MIN_TEMPERATURE
     for _ in range(50):
         middle = 0.5 * (low + high)
-        slope = float(np.mean((_softmax(wide * middle) * known).sum(axis=1) - own))
-        low, high = (low, middle) if slope > 0 else (middle, high)
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     return float(np.clip(2.0 / (low + high), MIN_TEMPERATURE, MAX_TEMPERATURE))
 
 
@@ -257,9 +296,9 @@ def out_of_fold_logits(features: Floats, labels: Labels, n_classes: int, seed: i
     Returns:
         (n, c) float32 logits before temperature; -inf for classes that the other folds lack.
     """
-    fold = stratified_parts(labels, _FOLDS, seed)
+    fold = stratified_parts(labels, FOLDS, seed)
     logits = np.full((len(labels), n_classes), -np.inf, np.float32)
-    for k in range(_FOLDS):
+    for k in range(FOLDS):
         inside, outside = fold != k, fold == k
         if outside.any() and len(np.unique(labels[inside])) >= 2:
             logits[outside] = fit_head(features[inside], labels[inside], n_classes).logits(features[outside])
@@ -268,9 +307,14 @@ def out_of_fold_logits(features: Floats, labels: Labels, n_classes: int, seed: i
 
 def _usable_temperature(logits: Floats, labels: Labels) -> float:
     usable = np.isfinite(logits[np.arange(len(labels)), labels])
-    if int(usable.sum()) < _FEWEST_FOR_TEMPERATURE:
+    if not enough_for_temperature(int(usable.sum())):
         return 1.0
     return fit_temperature(logits[usable], labels[usable])
+
+
+def enough_for_temperature(n_labels: int) -> bool:
+    """Whether so many labels can decide one number; below, it would be noise, and 1 is the honest answer."""
+    return n_labels >= _FEWEST_FOR_TEMPERATURE
 
 
 def stratified_parts(labels: Labels, parts: int, seed: int) -> Labels:
@@ -293,7 +337,6 @@ def evaluate(probabilities: NDArray[np.floating[Any]], labels: Labels) -> Metric
         Accuracy, accuracy averaged over the classes among the labels, mean log loss, and expected calibration error
         of the most likely class in 15 bins of equal width; none of them when n = 0.
 
-    Source: calibration error as in Guo et al. 2017, equation 3.
     """
     n = len(labels)
     if n == 0:
@@ -303,16 +346,23 @@ def evaluate(probabilities: NDArray[np.floating[Any]], labels: Labels) -> Metric
     size = np.bincount(labels)
     recall = np.bincount(labels, weights=right)[size > 0] / size[size > 0]
     own = wide[np.arange(n), labels] / wide.sum(axis=1)
-    confidence = wide.max(axis=1)
-    bins = np.clip(np.ceil(confidence * _ECE_BINS).astype(np.int64) - 1, 0, _ECE_BINS - 1)
-    gap = np.bincount(bins, weights=right - confidence, minlength=_ECE_BINS)
     return Metrics(
         n_holdout=n,
         accuracy=float(right.mean()),
         balanced_accuracy=float(recall.mean()),
         log_loss=float(-np.log(np.maximum(own, np.finfo(np.float64).eps)).mean()),
-        ece=float(np.abs(gap).sum() / n),
+        ece=calibration_error(wide.max(axis=1), right),
     )
+
+
+def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Return the expected calibration error of n answers in 15 bins of equal width.  O(n).
+
+    Source: Guo et al. 2017, equation 3.
+    """
+    bins = np.clip(np.ceil(confidence * _ECE_BINS).astype(np.int64) - 1, 0, _ECE_BINS - 1)
+    gap = np.bincount(bins, weights=right - confidence, minlength=_ECE_BINS)
+    return float(np.abs(gap).sum() / len(right))
 
 
 def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

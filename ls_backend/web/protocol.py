@@ -332,12 +332,11 @@ def _entry(
 ) -> dict[str, Any]:
     if probabilities is None:
         return _empty(name, "no answer in time, or the image cannot be read; see the problems of the project")
-    if version.classes != schema.classes:
+    if not version.answers(schema):
         return _empty(name, "the labelling interface has changed; a new model is on its way")
-    best = max(range(len(probabilities)), key=probabilities.__getitem__)
     return {
-        "result": list(label_config.make_result(schema, schema.classes[best], probabilities[best])),
-        "score": round(probabilities[best], 6),
+        "result": list(label_config.chosen(schema, probabilities)),
+        "score": round(schema.confidence(probabilities), 6),
         "model_version": name,
         "diagnosis": f"{version.version_id}, {version.n_labels} labels",
     }

@@ -17,7 +17,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from ls_backend.demo.digits import digits
-from ls_backend.domain import Annotation, LabelSchema, Task, Window
+from ls_backend.domain import Annotation, Control, LabelSchema, Task, Window
 from ls_backend.engine.context import Context
 from ls_backend.engine.embed_pool import embed_pool
 from ls_backend.engine.reconcile import reconcile
@@ -222,7 +222,7 @@ class Desk:
     Task ids count from 1. `table` and everything else is read through the engine, as an update would.
     """
 
-    schema = LabelSchema("digit", "choices", "image", "image", tuple("0123456789"))
+    schema = LabelSchema("image", (Control("digit", "choices", "image", tuple("0123456789")),))
     pid = 1
 
     def __init__(self, folder, n):
@@ -278,7 +278,7 @@ class Desk:
             self._write([task_id], {task_id: (made,)})
         chosen = {task_id: (label or self.truth[task_id], None) for task_id in task_ids}
         self.context.store.tasks.set_labels(self.pid, chosen)
-        share_holdout(self.context, self.pid)
+        share_holdout(self.context, self.pid, self.schema)
 
     def serve(self, task_ids, *, flipped=None):
         """Put a window in force, from a minute ago unless told otherwise."""

@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 
 from ls_backend.engine.beliefs import beliefs
 from ls_backend.strategies import Plan, Pool, needs, presets, rank, unit_rows
+from ls_backend.vision.classifier import Classifier, one_hot
 from ls_backend.vision.heads import fit_head
 
 EVERYTHING = {"member_probabilities", "dropout_probabilities", "labelled_probabilities", "predicted_loss"}
@@ -21,13 +22,11 @@ def situation():
     labelled = np.flatnonzero(target < 9)[:60]
     waiting = np.setdiff1d(np.arange(len(data)), labelled)[:500]
     classes = target[labelled].astype(np.int64)
-    head = fit_head(features[labelled], classes, 10)
     return {
-        "head": head,
+        "classifier": Classifier((fit_head(features[labelled], classes, 10),)),
         "features": features[waiting],
         "labelled_features": features[labelled],
-        "classes": classes,
-        "n_classes": 10,
+        "targets": one_hot(classes, 10),
         "seed": 0,
     }
 
@@ -43,9 +42,9 @@ def test_a_plan_ranks_with_what_it_asked_for(situation, name):
     plan = Plan.preset(name)
     pool = Pool(
         embeddings=situation["features"],
-        probabilities=situation["head"].probabilities(situation["features"]),
+        probabilities=situation["classifier"].probabilities(situation["features"]),
         labelled_embeddings=situation["labelled_features"],
-        labelled_counts=np.bincount(situation["classes"], minlength=10),
+        labelled_counts=situation["targets"].sum(axis=0),
         cost_matrix=1 - np.eye(10),
         **beliefs(needs(plan, has_model=True), **situation),
     )
@@ -56,8 +55,10 @@ def test_a_plan_ranks_with_what_it_asked_for(situation, name):
 
 def test_labelled_tasks_are_judged_by_the_served_head(situation):
     made = beliefs({"labelled_probabilities"}, **situation)["labelled_probabilities"]
-    np.testing.assert_array_equal(made, situation["head"].probabilities(situation["labelled_features"]))
-    assert made.argmax(axis=1).tolist() == situation["classes"].tolist(), "so few labels are learnt by heart"
+    np.testing.assert_array_equal(made, situation["classifier"].probabilities(situation["labelled_features"]))
+    assert made.argmax(axis=1).tolist() == situation["targets"].argmax(axis=1).tolist(), (
+        "so few labels are learnt by heart"
+    )
 
 
 def test_before_the_first_model_a_plan_asks_for_no_belief():

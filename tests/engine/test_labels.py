@@ -173,13 +173,14 @@ def test_a_config_that_cannot_be_learned_is_explained_and_stops_nothing_for_good
     lab = make_lab(12, labelled=5)
     lab.update()
     window = lab.window.version
-    labels = '<RectangleLabels name="box" toName="image"><Label value="0"/></RectangleLabels>'
+    labels = '<KeyPointLabels name="eye" toName="image"><Label value="0"/></KeyPointLabels>'
     choices = lab.label_config().removesuffix("</View>").removeprefix("<View>")
-    unsupported = f"<View>{choices.replace('single', 'multiple')}{labels}</View>"
+    choices = choices.replace("<Choices ", '<Choices perRegion="true" ')
+    unsupported = f"<View>{choices}{labels}</View>"
     lab.client.update_project(lab.pid, label_config=unsupported)
     lab.update()
     finding = lab.problems("config-unsupported")["labelling interface"]
-    assert "digit allows several choices" in finding.message
+    assert "digit is asked for each region" in finding.message
     assert finding.remedy
     assert lab.state().model_version == window, "the order that was published stays"
     lab.label(lab.tasks[6])

@@ -110,7 +110,9 @@ def test_a_held_task_is_predicted_by_the_model_that_ranks(make_desk):
     seen = desk.view()
     rows = desk.rank(10, model=model).rows
     assert rows[0].task_id == 41
-    np.testing.assert_allclose(rows[0].probabilities, model.head.probabilities(seen.features[40:41])[0], rtol=1e-5)
+    np.testing.assert_allclose(
+        rows[0].probabilities, model.classifier.probabilities(seen.features[40:41])[0], rtol=1e-5
+    )
 
 
 def test_what_the_head_of_an_older_standardiser_says_does_not_change(make_desk):

@@ -128,10 +128,10 @@ def test_no_head_knows_its_labels(make_drawn):
     honest = desk.train()
     desk.label(*locked(desk), label="0")
     fooled = desk.train()
-    np.testing.assert_array_equal(honest.head.weights, fooled.head.weights)
-    assert honest.head.temperature == fooled.head.temperature
-    assert honest.evaluation_head is honest.head
-    assert honest.head.counts.sum() == 80
+    np.testing.assert_array_equal(honest.classifier.heads[0].weights, fooled.classifier.heads[0].weights)
+    assert honest.classifier.heads[0].temperature == fooled.classifier.heads[0].temperature
+    assert honest.evaluation.heads[0] is honest.classifier.heads[0]
+    assert honest.classifier.heads[0].counts.sum() == 80
     assert fooled.version.metrics.accuracy < honest.version.metrics.accuracy
 
 
@@ -143,10 +143,10 @@ def test_the_metrics_are_those_of_the_served_head_on_it(make_drawn):
     model = desk.train()
     seen = desk.view()
     rows = np.flatnonzero(np.isin(seen.labelled.task_ids, list(locked(desk))))
-    answers = model.head.probabilities(seen.labelled.features[rows]).argmax(axis=1)
+    answers = model.classifier.probabilities(seen.labelled.features[rows]).argmax(axis=1)
     assert metrics.n_holdout == 60
     assert metrics.test_set
-    assert metrics.accuracy == pytest.approx(accuracy_score(seen.labelled.classes[rows], answers))
+    assert metrics.accuracy == pytest.approx(accuracy_score(seen.labelled.targets[rows].argmax(axis=1), answers))
     assert desk.context.store.versions.latest(desk.pid).metrics == metrics
 
 
@@ -170,12 +170,12 @@ def test_switching_it_on_or_off_calls_for_a_new_model_that_the_gate_does_not_com
     after = desk.train()
     assert after.version.state == "promoted"
     assert after.version.metrics.test_set
-    assert after.head.counts.sum() == 120 - sum(task_id <= 120 for task_id in locked(desk))
+    assert after.classifier.heads[0].counts.sum() == 120 - sum(task_id <= 120 for task_id in locked(desk))
     desk.settings(**WORDS)
     assert wants_a_model(desk, after)
     again = desk.train()
     assert again.version.state == "promoted"
-    assert again.head.counts.sum() == 120
+    assert again.classifier.heads[0].counts.sum() == 120
 
 
 def wants_a_model(desk, serving):

@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from ls_backend.domain import Annotation, LabelSchema, Prediction
+from ls_backend.domain import Annotation, Control, LabelSchema, Prediction
 from ls_backend.errors import ConfigUnsupported, LabelUnknown
-from ls_backend.labelstudio.label_config import Resolved, make_result, parse, read_label, validate
+from ls_backend.labelstudio.label_config import Resolved, chosen, make_result, parse, read_label, validate
 
 CHOICES = '<Choice value="cat"/><Choice value="dog"/>'
-SCHEMA = LabelSchema("label", "choices", "image", "image", ("cat", "dog"))
+SCHEMA = LabelSchema("image", (Control("label", "choices", "image", ("cat", "dog")),))
 START = datetime(2026, 11, 22, tzinfo=UTC)
 
 
@@ -58,14 +59,35 @@ def test_aliases_are_the_labels_since_results_hold_them():
     assert parse(config).classes == ("l", "s")
 
 
-def test_the_first_control_that_fits_is_taken():
+def test_controls_on_one_image_are_learned_side_by_side():
     config = view(
-        '<RectangleLabels name="boxes" toName="image"><Label value="x"/></RectangleLabels>'
+        '<RectangleLabels name="boxes" toName="image" model_score_threshold="0.3">'
+        '<Label value="car" predicted_values="jeep, cab"/><Label value="bus"/></RectangleLabels>'
         f'<Choices name="many" toName="image" choice="multiple">{CHOICES}</Choices>'
-        f'<Choices name="first" toName="image">{CHOICES}</Choices>'
-        f'<Choices name="second" toName="image">{CHOICES}</Choices>'
+        f'<Choices name="one" toName="image">{CHOICES}</Choices>'
+        '<TextArea name="note" toName="image"/>'
+        '<BrushLabels name="mask" toName="image"><Label value="car"/></BrushLabels>'
     )
-    assert parse(config).control == "first"
+    schema = parse(config)
+    assert [(control.name, control.kind, control.multiple) for control in schema.controls] == [
+        ("boxes", "rectanglelabels", True),
+        ("many", "choices", True),
+        ("one", "choices", False),
+        ("mask", "brushlabels", True),
+    ]
+    assert schema.controls[0].threshold == 0.3
+    assert schema.controls[0].aliases == (("jeep", "car"), ("cab", "car"))
+    assert schema.classes[:3] == ("boxes: car", "boxes: bus", "many: cat")
+    assert schema.questions == (0, 1, 2, 3, 4, 4, 5)
+
+
+def test_controls_on_another_image_are_left_alone():
+    second = '<Image name="second" value="$other"/>'
+    config = view(
+        f'{second}<Choices name="label" toName="image">{CHOICES}</Choices>'
+        f'<Choices name="else" toName="second">{CHOICES}</Choices>'
+    )
+    assert parse(config) == SCHEMA
 
 
 def test_a_control_marked_model_skip_is_left_alone():
@@ -83,9 +105,10 @@ def test_a_control_marked_model_skip_is_left_alone():
         ("<View", "cannot be read"),
         ("hello", "cannot be read"),
         ("<View></View>", "no control tag"),
-        (view('<RectangleLabels name="b" toName="image"><Label value="x"/></RectangleLabels>'), "RectangleLabels b"),
-        (view('<TextArea name="note" toName="image"/>'), "TextArea note is no Choices tag"),
-        (CONFIG.replace("single", "multiple"), "several choices"),
+        (view('<RectangleLabels name="b" toName="image"/>'), "RectangleLabels b takes its labels"),
+        (view('<TextArea name="note" toName="image"/>'), "TextArea note is none of them"),
+        (CONFIG.replace('choice="single"', 'model_score_threshold="often"'), "model_score_threshold 'often'"),
+        (CONFIG.replace('choice="single"', 'model_active="false"'), "model_active says"),
         (CONFIG.replace('choice="single"', 'perRegion="true"'), "for each region"),
         (view('<Choices name="c" toName="image" value="$options"/>'), "from the task data"),
         (view('<Choices name="c" toName="image"><Choice value="only"/></Choices>'), "one choice only, only"),
@@ -170,24 +193,24 @@ def test_malformed_regions_are_no_labels(region):
     labels=some.lists(some.text(min_size=1).filter(str.strip), min_size=2, max_size=6, unique=True), data=some.data()
 )
 def test_what_is_written_is_read_again(labels, data):
-    schema = LabelSchema("label", "choices", "image", "image", tuple(labels))
+    schema = LabelSchema("image", (Control("label", "choices", "image", tuple(labels)),))
     label = data.draw(some.sampled_from(labels))
-    written = Annotation(1, 1, make_result(schema, label, 0.5), False, False, 1, START, START)
+    written = Annotation(1, 1, make_result(schema.controls[0], [label], 0.5), False, False, 1, START, START)
     assert read_label(schema, [written]) == Resolved(label)
 
 
 def test_a_label_that_does_not_exist_cannot_be_written():
     with pytest.raises(LabelUnknown, match="bird"):
-        make_result(SCHEMA, "bird", 0.5)
+        make_result(SCHEMA.controls[0], ["bird"], 0.5)
 
 
 def test_what_we_write_is_what_label_studio_accepts():
-    assert validate(CONFIG, Prediction(1, make_result(SCHEMA, "cat", 0.9), 0.25, "al-1-x:1")) == []
+    assert validate(CONFIG, Prediction(1, make_result(SCHEMA.controls[0], ["cat"], 0.9), 0.25, "al-1-x:1")) == []
     assert validate(CONFIG, Prediction(1, (), 0.25, "al-1-x:1")) == []
 
 
 def test_label_studio_s_objections_are_listed():
-    region = make_result(SCHEMA, "cat", 0.9)[0] | {"value": {"choices": ["bird"]}}
+    region = make_result(SCHEMA.controls[0], ["cat"], 0.9)[0] | {"value": {"choices": ["bird"]}}
     words = validate(CONFIG, Prediction(1, (region,), 1.5, "al-1-x:1"))
     assert any("Score" in word for word in words)
     assert any("bird" in word for word in words)
@@ -204,3 +227,57 @@ def test_reading_configs_loads_the_sdk_late_and_torch_and_pandas_never(action, h
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+SEVERAL = parse(CONFIG.replace("single", "multiple"))
+
+
+def test_of_several_choices_each_is_voted_on_and_none_is_an_answer():
+    votes = [annotation(1, "dog"), annotation(2, "dog", "cat", minutes=1), annotation(3, "cat", minutes=2)]
+    assert SEVERAL.read(read_label(SEVERAL, votes).label) == {"label": ("cat", "dog")}
+    assert SEVERAL.read(read_label(SEVERAL, [annotation(1)]).label) == {"label": ()}
+    assert read_label(SEVERAL, [annotation(1, "dog", cancelled=True)]) == Resolved(None)
+    assert read_label(SEVERAL, []) == Resolved(None)
+
+
+def test_an_unknown_choice_among_several_is_named_and_the_others_count():
+    resolved = read_label(SEVERAL, [annotation(7, "bird", "cat")])
+    assert SEVERAL.read(resolved.label) == {"label": ("cat",)}
+    assert "'bird'" in resolved.problem
+
+
+def boxes(number, *labels, **how):
+    made = annotation(number, **how)
+    regions = tuple(
+        {"from_name": "boxes", "to_name": "image", "type": "rectanglelabels", "value": {"rectanglelabels": [label]}}
+        for label in labels
+    )
+    return replace(made, result=made.result + regions)
+
+
+def test_regions_are_those_of_the_latest_annotation_or_of_the_ground_truth():
+    config = view('<RectangleLabels name="boxes" toName="image"><Label value="a"/><Label value="b"/></RectangleLabels>')
+    schema = parse(config)
+    votes = [boxes(1, "a", "b"), boxes(2, "b", "b", minutes=1), boxes(3, minutes=2, cancelled=True)]
+    assert schema.read(read_label(schema, votes).label) == {"boxes": ("b", "b")}
+    assert schema.read(read_label(schema, [*votes, boxes(4, truth=True)]).label) == {"boxes": ()}, "nothing here"
+
+
+def test_what_is_below_the_threshold_is_not_shown():
+    schema = parse(CONFIG.replace('choice="single"', 'model_score_threshold="0.7"'))
+    assert chosen(schema, (0.4, 0.6)) == ()
+    assert [region["value"] for region in chosen(schema, (0.2, 0.8))] == [{"choices": ["dog"]}]
+
+
+def test_predictions_of_several_controls_are_accepted_by_label_studio():
+    config = view(
+        f'<Choices name="many" toName="image" choice="multiple">{CHOICES}</Choices>'
+        f'<Choices name="one" toName="image">{CHOICES}</Choices>'
+    )
+    result = chosen(parse(config), (0.9, 0.6, 0.3, 0.7))
+    assert [(region["value"]["choices"], region["score"]) for region in result] == [
+        (["cat", "dog"], pytest.approx(0.75)),
+        (["dog"], 0.7),
+    ]
+    assert validate(config, Prediction(1, result, 0.5, "al-1-x:1")) == []
+    assert chosen(parse(config), (0.2, 0.1, 0.3, 0.7))[0]["from_name"] == "one", "no label, no region"

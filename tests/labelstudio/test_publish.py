@@ -48,7 +48,7 @@ def window(version, task_ids, result=()):
 
 
 def test_a_published_window_orders_nothing_until_the_flip(studio, pid, task_ids):
-    result = make_result(parse(CONFIG), "cat", 0.9)
+    result = make_result(parse(CONFIG).controls[0], ["cat"], 0.9)
     assert publish(studio, pid, "al-1-x:1", window("al-1-x:1", task_ids, result)) == Published(8, ())
     assert studio.project(pid).model_version == ""
     flip(studio, pid, "al-1-x:1")
@@ -98,7 +98,7 @@ def test_rows_the_older_import_objects_to_do_not_pass_unnoticed(slow_client):
     pid = slow_client.create_project("objections", CONFIG)
     try:
         ids = slow_client.import_tasks(pid, [{"data": {"image": f"http://host/{number}.png"}} for number in range(3)])
-        bad = make_result(parse(CONFIG), "cat", 0.9)[0] | {"value": {"choices": ["bird"]}}
+        bad = make_result(parse(CONFIG).controls[0], ["cat"], 0.9)[0] | {"value": {"choices": ["bird"]}}
         rows = window("v", ids)
         rows[1] = Prediction(ids[1], (bad,), 0.5, "v")
         assert publish(slow_client, pid, "v", rows) == Published(2, (ids[1],))

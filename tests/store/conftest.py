@@ -100,6 +100,7 @@ def make_version():
             round=round_,
             backbone="efficientnet_lite0",
             classes=("crack", "none"),
+            questions=(0, 0),
             n_labels=12,
             labels_digest="0" * 64,
             temperature=1.25,

@@ -7,9 +7,10 @@ from sklearn.linear_model import LogisticRegression
 from ls_backend.errors import TooFewLabels
 from ls_backend.vision.committee import (
     bootstrap_heads,
-    dropout_probabilities,
     expected_loss,
     member_probabilities,
+    out_of_fold_losses,
+    thinned_heads,
 )
 from ls_backend.vision.heads import Head, fit_head
 
@@ -23,6 +24,14 @@ def two_groups(n: int, seed: int = 0, d: int = 16) -> tuple[np.ndarray, np.ndarr
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 2
     return unit(np.eye(d)[labels] + 0.2 * rng.normal(size=(n, d))), labels.astype(np.int64)
+
+
+def blanked(head, features, **how):
+    return member_probabilities(thinned_heads(head, features.shape[1], **how), features)
+
+
+def loss_expected(head, features, labelled, labels):
+    return expected_loss(features, labelled, out_of_fold_losses(head, labelled, labels, seed=0))
 
 
 def test_every_member_knows_every_labelled_class_and_no_other():
@@ -75,7 +84,7 @@ def test_the_same_seed_gives_the_same_committee_and_masks():
     features, labels = two_groups(20)
     head = fit_head(features, labels, 2)
     first, again, other = (
-        [bootstrap_heads(features, labels, 2, seed=seed)[0].weights, dropout_probabilities(head, features, seed=seed)]
+        [bootstrap_heads(features, labels, 2, seed=seed)[0].weights, blanked(head, features, seed=seed)]
         for seed in (3, 3, 4)
     )
     for one, same, different in zip(first, again, other, strict=True):
@@ -92,7 +101,7 @@ def test_one_class_makes_no_committee():
 def test_a_mask_blanks_out_the_embedding_itself():
     # A head that reads one axis: the answer is untouched (scaled up) where the mask spares it, and a draw elsewhere.
     head = Head(np.array([[1, 0], [0, 0]], np.float32), np.zeros(2, np.float32), np.array([5, 5]), temperature=2.0)
-    beliefs = dropout_probabilities(head, np.array([[1, 0], [0, 1]], np.float32), seed=0, masks=400)
+    beliefs = blanked(head, np.array([[1, 0], [0, 1]], np.float32), seed=0, masks=400)
     spared = beliefs[:, 0, 0] > 0.5
     np.testing.assert_allclose(beliefs[spared, 0, 0], 1 / (1 + np.exp(-4 / 2.0)), rtol=1e-5)
     np.testing.assert_allclose(beliefs[~spared, 0, 0], 0.5)
@@ -105,8 +114,8 @@ def test_masks_do_not_depend_on_the_other_rows():
     head = fit_head(features, labels, 2)
     order = np.random.default_rng(0).permutation(30)
     np.testing.assert_allclose(
-        dropout_probabilities(head, features, seed=0)[:, order],
-        dropout_probabilities(head, features[order], seed=0),
+        blanked(head, features, seed=0)[:, order],
+        blanked(head, features[order], seed=0),
         atol=1e-6,
     )
 
@@ -125,7 +134,7 @@ def test_loss_is_expected_where_labels_contradict_each_other():
     features, labels = noisy_half(300, 0)
     new, truth = noisy_half(2000, 1)
     head = fit_head(features, labels, 2)
-    predicted = expected_loss(head, new, features, labels, seed=0)
+    predicted = loss_expected(head, new, features, labels)
     oracle = LogisticRegression(C=1 / (300 * 1e-3)).fit(8.0 * features, labels).predict_proba(8.0 * new)
     actual = -np.log(oracle[np.arange(2000), truth])
     hard = new[:, 2] > 0
@@ -138,5 +147,5 @@ def test_loss_is_expected_where_labels_contradict_each_other():
 def test_the_first_labels_expect_a_finite_loss(labels):
     features, _ = two_groups(len(labels))
     labels = np.array(labels, np.int64)
-    predicted = expected_loss(fit_head(features, labels, 4), features, features, labels, seed=0)
+    predicted = loss_expected(fit_head(features, labels, 4), features, features, labels)
     assert np.isfinite(predicted).all()

@@ -80,6 +80,7 @@ class Deployed:
             round=1,
             backbone="efficientnet_lite0",
             classes=classes,
+            questions=(0,) * len(classes),
             n_labels=12,
             labels_digest="0" * 64,
             temperature=1.0,

@@ -36,11 +36,10 @@ def test_the_reason_phrase_survives_odd_text(server, recorded):
 
 
 def test_an_unsupported_config_is_explained_in_the_reason_phrase(server, recorded):
-    schema = recorded["setup_rectanglelabels"]["body"]["schema"]
+    schema = '<View><Image name="image" value="$image"/><KeyPointLabels name="eye" toName="image"/></View>'
     status, reason, _ = server.request("POST", "/setup", setup_body(recorded, schema=schema))
     assert status == 400
-    assert "RectangleLabels" in reason
-    assert "is no Choices tag" in reason
+    assert "KeyPointLabels eye is none of them" in reason
 
 
 def test_a_body_of_5_mb_is_taken_in_time(server, recorded):
