@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ls_backend.settings import MetadataRule, Objectives, ProjectSettings, Settings, env_names
+from ls_backend.settings import MetadataRule, Objectives, ProjectSettings, Settings, Training, env_names
 from ls_backend.strategies import BUILT_IN, Strategy, presets, strategies
 
 FOLDER = Path(__file__).resolve().parent
@@ -51,6 +51,15 @@ def settings_page() -> str:
         ),
         "",
         *_table(("Setting", "Default", "Range", "Meaning"), _fields(ProjectSettings)),
+        "",
+        "### Deeper training",
+        "",
+        (
+            "What `training` holds. Boxes and outlines need a network of their own; it is trained in the background, "
+            "while the heads go on learning from every label."
+        ),
+        "",
+        *_table(("Field", "Default", "Range", "Meaning"), _fields(Training)),
         "",
         "### Objectives",
         "",
@@ -162,6 +171,8 @@ def _default(field: FieldInfo) -> str:
     assert value is not PydanticUndefined
     if value is None:
         return "unset"
+    if isinstance(value, BaseModel):
+        return "as below"
     shown = str(value).lower() if isinstance(value, bool) else str(value)
     return f"`{shown}`"
 
@@ -187,7 +198,7 @@ def _kind(annotation: Any) -> str:  # noqa: ANN401 - any type hint
     if annotation in words:
         return words[annotation]
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is dict:
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "object"
     if getattr(annotation, "__name__", "") == "SecretStr":
         return "secret"

@@ -253,6 +253,23 @@ DEFAULT_BACKBONE = "efficientnet_lite0"
 """The one that comes with the package; others need a checkpoint in WEIGHTS_DIR."""
 
 
+class Training(Words):
+    """Training beyond the heads: what boxes and outlines need, and finer networks can use."""
+
+    depth: Literal["frozen", "finetune"] = Field(
+        default="frozen",
+        description="What may change: `frozen`, the parts above the backbone; `finetune`, the backbone as well.",
+    )
+    after: int = Field(default=20, ge=1, le=100_000, description="New labels before it starts again.")
+    minutes: float = Field(default=10.0, gt=0, le=10_000, description="Longest time a training may take, in minutes.")
+    image_px: int = Field(
+        default=320, ge=32, le=4096, description="Pixels of the longer side that images are scaled to for it."
+    )
+    box_uncertainty: Literal["mean", "max", "sum"] = Field(
+        default="mean", description="How the doubts about the boxes of an image are joined."
+    )
+
+
 class ProjectSettings(Words):
     """How one project learns and ranks: the admin's words."""
 
@@ -287,6 +304,13 @@ class ProjectSettings(Words):
     )
     test_set_target: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         default=None, description="Wanted share of each value of `test_set_by` instead; values not named are left out."
+    )
+    training: Training = Field(default=Training(), description="Deeper training, of boxes and outlines.")
+    model: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="A label-studio-ml model that predicts instead of ours, as `package.module:ClassName`; it must be "
+        "installed beside the workers.",
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of everything random.")
 
