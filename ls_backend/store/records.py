@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ls_backend.errors import StoreError
 from ls_backend.store.database import Database
+from ls_backend.store.deep import DeepVersions, Inferences
 from ls_backend.store.images import Images
 from ls_backend.store.migrations import migrate
 from ls_backend.store.predictions import Predictions
@@ -11,6 +12,7 @@ from ls_backend.store.problems import Problems
 from ls_backend.store.projects import Projects
 from ls_backend.store.runs import Runs
 from ls_backend.store.tasks import Tasks
+from ls_backend.store.trainings import Trainings
 from ls_backend.store.versions import Versions
 from ls_backend.store.windows import Windows
 
@@ -27,6 +29,9 @@ class Store:
         predictions: Answers of model versions.
         problems: What is wrong now.
         runs: What the workers did.
+        trainings: Deeper trainings, wanted, under way and over.
+        deep_versions: Models of the deep tier.
+        inferences: What those see in the pool.
     """
 
     def __init__(self, url: str) -> None:
@@ -52,6 +57,9 @@ class Store:
         self.predictions = Predictions(self._database)
         self.problems = Problems(self._database)
         self.runs = Runs(self._database)
+        self.trainings = Trainings(self._database)
+        self.deep_versions = DeepVersions(self._database)
+        self.inferences = Inferences(self._database)
 
     def ping(self) -> None:
         """Answer when the database can be read.

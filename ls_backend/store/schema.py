@@ -22,11 +22,13 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
     TypeDecorator,
+    text,
 )
 
 
@@ -300,4 +302,72 @@ runs = Table(
     Column("error", Words),
     Column("seconds", JSON, nullable=False),
     Index("runs_of_project", "project_id", "run_id"),
+)
+
+trainings = Table(
+    "trainings",
+    metadata,
+    Column("training_id", Integer, primary_key=True),
+    _project(),
+    Column("control", Words, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("n_labels", Integer, nullable=False),
+    Column("labels_until", Utc),
+    Column("asked_at", Utc, nullable=False),
+    Column("started_at", Utc),
+    Column("finished_at", Utc),
+    Column("reported_at", Utc),
+    Column("deaths", Integer, nullable=False, default=0),
+    Column("cancel_requested", Boolean, nullable=False, default=False),
+    Column("version_id", Text),
+    Column("error", Words),
+    Column("progress", JSON, nullable=False),
+    Column("classes", JSON, nullable=False),
+    CheckConstraint("state IN ('queued', 'running', 'done', 'failed', 'cancelled')", name="known_training_state"),
+    Index("trainings_of_project", "project_id", "control", "training_id"),
+)
+
+# Whoever asks, and however many do so at once: at most one training of a control is wanted or under way.
+Index(
+    "one_open_training",
+    trainings.c.project_id,
+    trainings.c.control,
+    unique=True,
+    sqlite_where=text("state IN ('queued', 'running')"),
+    postgresql_where=text("state IN ('queued', 'running')"),
+)
+
+deep_versions = Table(
+    "deep_versions",
+    metadata,
+    _project(),
+    Column("version_id", Text, nullable=False),
+    Column("control", Words, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("number", Id, nullable=False),
+    Column("backbone", Text, nullable=False),
+    Column("n_labels", Integer, nullable=False),
+    Column("labels_digest", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("reason", Words),
+    Column("metrics", JSON, nullable=False),
+    Column("classes", JSON, nullable=False),
+    PrimaryKeyConstraint("project_id", "version_id"),
+    CheckConstraint("state IN ('promoted', 'rejected', 'retired')", name="known_deep_state"),
+)
+
+inferences = Table(
+    "inferences",
+    metadata,
+    _project(),
+    Column("control", Words, nullable=False),
+    Column("task_id", Id, nullable=False),
+    Column("version_id", Text, nullable=False),
+    Column("uncertainty", Float, nullable=False),
+    Column("presence", JSON, nullable=False),
+    Column("embedding", LargeBinary, nullable=False),
+    Column("scores", JSON, nullable=False),
+    Column("result", JSON, nullable=False),
+    PrimaryKeyConstraint("project_id", "control", "task_id"),
 )

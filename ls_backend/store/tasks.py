@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from ls_backend.domain import Annotation, Task
 from ls_backend.store.database import Database, chunks, replace_rows, upsert
-from ls_backend.store.schema import task_annotations, tasks, test_tasks
+from ls_backend.store.schema import inferences, task_annotations, tasks, test_tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Tasks:
         """Delete tasks with their annotations; unknown ids are no error."""
         with self._database.write() as connection:
             for batch in chunks(task_ids):
-                for table in (task_annotations, test_tasks, tasks):
+                for table in (task_annotations, test_tasks, inferences, tasks):
                     connection.execute(
                         delete(table).where(table.c.project_id == project_id, table.c.task_id.in_(batch))
                     )
@@ -420,6 +420,22 @@ class Tasks:
             found[name] = np.empty(len(task_ids), dtype=object)
             found[name][:] = [data.get(task_id, {}).get(name) for task_id in task_ids]
         return found
+
+    def answered(self, project_id: int, since: datetime | None = None) -> tuple[int, datetime | None]:
+        """Count the tasks with an annotation that was not cancelled, made or changed after a moment; None counts all.
+
+        Returns:
+            How many, and when the newest of those annotations was made or changed; None without one.
+        """
+        table = task_annotations.c
+        mine = [table.project_id == project_id, ~table.was_cancelled]
+        if since is not None:
+            mine.append(table.updated_at > since)
+        with self._database.read() as connection:
+            number, newest = connection.execute(
+                select(func.count(distinct(table.task_id)), func.max(table.updated_at)).where(*mine)
+            ).one()
+            return number, newest
 
     def annotators(self, project_id: int, since: datetime) -> int:
         """Count the people who submitted, changed or skipped something since a moment."""
