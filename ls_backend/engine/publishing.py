@@ -6,14 +6,14 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from ls_backend import logs
 from ls_backend.domain import LabelSchema, Prediction, ProjectState, Window
+from ls_backend.engine import shown
 from ls_backend.engine.context import Context
 from ls_backend.engine.held import ACTIVE, held_now, held_tasks
 from ls_backend.engine.sync import forget_tasks
-from ls_backend.labelstudio import label_config, publish
+from ls_backend.labelstudio import publish
 from ls_backend.store import Project, WindowRow
 
 log = logs.get(__name__)
@@ -129,7 +129,12 @@ def publish_window(
         adopt(context, project)
     version = f"{model_version_id or 'al-cold'}:{store.projects.next_sequence(project_id)}"
     prelabel = context.project_settings(project).prelabel
-    predictions = [_prediction(schema, row, version, len(rows), prelabel=prelabel) for row in rows]
+    judged = {row.task_id: row.probabilities for row in rows if prelabel and row.probabilities is not None}
+    results = shown.results(store, project_id, schema, judged)
+    # Label Studio serves ascending scores and breaks ties at random: every score differs.
+    predictions = [
+        Prediction(row.task_id, results.get(row.task_id, ()), (row.rank + 0.5) / len(rows), version) for row in rows
+    ]
     published = publish.publish(client, project_id, version, predictions)
     if published.dropped_task_ids:
         log.info("deleted while ranked", project=project_id, tasks=sorted(published.dropped_task_ids))
@@ -151,14 +156,6 @@ def publish_window(
     publish.flip(client, project_id, version)
     store.windows.flipped(project_id, version, datetime.now(UTC))
     return window
-
-
-def _prediction(schema: LabelSchema, row: WindowRow, version: str, total: int, *, prelabel: bool) -> Prediction:
-    """Return the row to import. Label Studio serves ascending scores and breaks ties at random: every score differs."""
-    result: tuple[dict[str, Any], ...] = ()
-    if prelabel and row.probabilities is not None:
-        result = label_config.chosen(schema, row.probabilities)
-    return Prediction(row.task_id, result, (row.rank + 0.5) / total, version)
 
 
 def collect(context: Context, project: Project, *, budget_s: float, force: bool = False) -> int:

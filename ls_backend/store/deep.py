@@ -118,7 +118,7 @@ class DeepVersions:
 
     def list(self, project_id: int, control: str | None = None) -> list[DeepVersion]:
         """Return the versions of a project, or of one control, newest first."""
-        return self._select(project_id, *([] if control is None else [deep_versions.c.control == control]))
+        return [*self._select(project_id, *([] if control is None else [deep_versions.c.control == control]))]
 
     def in_force(self, project_id: int, control: str) -> DeepVersion | None:
         """Return the version that judges: the newest promoted one; None before the first."""

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from ls_backend import logs, metrics
 from ls_backend.domain import ORDERED_SAMPLING, Finding, LabelSchema, ModelVersion
+from ls_backend.engine import shown
 from ls_backend.errors import BackendError, ConfigUnsupported, DataError, QueueError, SettingsError
 from ls_backend.jobs.queues import Queues
 from ls_backend.labelstudio import label_config, wire
@@ -304,8 +305,25 @@ def _predict(backend: Backend, sent: wire.PredictRequest) -> dict[str, Any]:
         return {"results": [_empty(name, text) for _ in sent.tasks]}
     schema = label_config.parse(sent.label_config or project.label_config or "")
     known = _answers(backend, project, version, task_ids)
-    results = [_entry(schema, name, version, known.get(task.id)) for task in sent.tasks]
-    return {"results": results}
+    if not version.answers(schema):
+        return {
+            "results": [_empty(name, "the labelling interface has changed; a new model is on its way")] * len(task_ids)
+        }
+    results = shown.results(backend.store, project.id, schema, known)
+    said = f"{version.version_id}, {version.n_labels} labels"
+    return {
+        "results": [
+            {
+                "result": list(results[task_id]),
+                "score": round(schema.confidence(known[task_id]), 6),
+                "model_version": name,
+                "diagnosis": said,
+            }
+            if task_id in known
+            else _empty(name, "no answer in time, or the image cannot be read; see the problems of the project")
+            for task_id in task_ids
+        ]
+    }
 
 
 def _answers(
@@ -325,21 +343,6 @@ def _answers(
         metrics.PREDICTIONS.labels("worker").inc(len(found))
         known |= found
     return known
-
-
-def _entry(
-    schema: LabelSchema, name: str, version: ModelVersion, probabilities: tuple[float, ...] | None
-) -> dict[str, Any]:
-    if probabilities is None:
-        return _empty(name, "no answer in time, or the image cannot be read; see the problems of the project")
-    if not version.answers(schema):
-        return _empty(name, "the labelling interface has changed; a new model is on its way")
-    return {
-        "result": list(label_config.chosen(schema, probabilities)),
-        "score": round(schema.confidence(probabilities), 6),
-        "model_version": name,
-        "diagnosis": f"{version.version_id}, {version.n_labels} labels",
-    }
 
 
 def _empty(name: str, why: str) -> dict[str, Any]:

@@ -1,0 +1,35 @@
+"""What annotators are shown as pre-annotation: the likeliest choices, and the regions of the deep versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ls_backend.domain import LabelSchema
+from ls_backend.labelstudio import label_config
+from ls_backend.store import Store
+
+Result = tuple[dict[str, Any], ...]
+
+
+def results(
+    store: Store, project_id: int, schema: LabelSchema, probabilities: Mapping[int, Sequence[float]]
+) -> dict[int, Result]:
+    """Write predictions of tasks in Label Studio's format; what is below the threshold of its control is left out.
+
+    Args:
+        store: Holds what deep versions see.
+        project_id: Owner of the tasks.
+        schema: Its label config.
+        probabilities: Task id -> probabilities of the classes of the schema.
+
+    Returns:
+        Task id -> regions, for every task given.
+    """
+    found = {task_id: label_config.chosen(schema, values) for task_id, values in probabilities.items()}
+    for control in schema.controls:
+        if not control.draws or not found:
+            continue
+        for task_id, one in store.inferences.results(project_id, control.name, found).items():
+            found[task_id] += tuple(region for region in one.result if region.get("score", 1.0) >= control.threshold)
+    return found
