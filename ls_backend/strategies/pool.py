@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from ls_backend.strategies.struggles import ErrorRates
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 Indices = NDArray[np.int64]
+Blocks = tuple[Indices, ...]
+"""Columns of each question."""
 
 _AXIS_OF_TASKS = {
     "embeddings": 0,
@@ -23,6 +25,7 @@ _AXIS_OF_TASKS = {
     "member_probabilities": 1,
     "dropout_probabilities": 1,
     "predicted_loss": 0,
+    "doubts": 0,
 }
 _OF_THE_LABELLED = (
     "labelled_embeddings",
@@ -31,6 +34,7 @@ _OF_THE_LABELLED = (
     "class_names",
     "cost_matrix",
     "error_rates",
+    "questions",
 )
 NORM_TOLERANCE = 0.01
 SUM_TOLERANCE = 1e-3
@@ -48,7 +52,8 @@ class Pool:
         probabilities: (n, c) float32 class probabilities of temperature-scaled logits, rows sum to 1; None before the
             first model.
         labelled_embeddings: (m, d) float32, rows of unit length: tasks labelled, or promised to an annotator.
-        labelled_counts: (c,) float64 labels per class so far; None counts as none.
+        labelled_counts: (c,) float64 labels per class so far, for a yes/no question those that say yes; None counts as
+            none.
         metadata: Field name to (n,) array of numbers or words; NaN, None and "" mean that a task lacks the field.
         class_names: c labels in index order; needed where a plan names classes.
         ids: (n,) int64 distinct task ids, which make a ranking independent of the order of the rows; None uses the row
@@ -57,9 +62,15 @@ class Pool:
             fitted on bootstrap samples of the labels.
         dropout_probabilities: (t, n, c) float32 what the head believes when a part of each embedding is blanked out.
         labelled_probabilities: (m, c) float32 what the model believes about the labelled tasks.
-        cost_matrix: (c, c) float64 cost of the answer in the column when the row is the truth, 0 or more.
+        cost_matrix: (c, c) float64 cost of the answer in the column when the row is the truth, 0 or more. What lies
+            between two questions is not looked at; on the diagonal of a yes/no question is the cost of a wrong answer
+            to it, either way.
         predicted_loss: (n,) float64 loss the model is expected to have on each task, in any unit.
         error_rates: Metadata field to how often the model errs for each of its values; for rules weighted by errors.
+        questions: (c,) int64 number of the question that each column answers, in any order; None where all columns
+            answer the same one, which one number for two or more columns says as well.
+        doubts: (n, q) float64 in [0, 1], uncertainties found elsewhere, for instance by a detector; every column is
+            one more question in doubt. NaN where not known, which counts as the median of the column.
 
     Raises:
         PoolInvalid: If shapes disagree or values are unusable.
@@ -78,14 +89,22 @@ class Pool:
     cost_matrix: Floats | None = None
     predicted_loss: Floats | None = None
     error_rates: Mapping[str, ErrorRates] = field(default_factory=dict)
+    questions: Indices | None = None
+    doubts: Floats | None = None
 
     def __post_init__(self) -> None:
         embeddings = _unit_length("embeddings", self.embeddings)
         n, d = embeddings.shape
         checked: dict[str, object] = {"embeddings": embeddings}
-        n_classes = None
+        blocks: Blocks | None = None
+        if self.questions is not None:
+            checked["questions"] = questions = _questions(self.questions)
+            blocks = None if questions is None else blocks_of(questions)
+        n_classes = None if self.questions is None else len(self.questions)
         if self.probabilities is not None:
-            checked["probabilities"] = probabilities = _distributions("probabilities", self.probabilities, (n,))
+            checked["probabilities"] = probabilities = _distributions(
+                "probabilities", self.probabilities, (n,), n_classes, blocks
+            )
             n_classes = probabilities.shape[1]
         if self.labelled_embeddings is not None:
             checked["labelled_embeddings"] = labelled = _unit_length("labelled_embeddings", self.labelled_embeddings)
@@ -100,15 +119,19 @@ class Pool:
         checked["metadata"] = {name: _column(name, column, n) for name, column in (self.metadata or {}).items()}
         if self.class_names is not None:
             checked["class_names"] = _names(self.class_names, n_classes)
-        if self.ids is not None:
-            checked["ids"] = _ids(self.ids, n)
-        checked |= self._checked_beliefs(n, n_classes)
-        if self.predicted_loss is not None:
-            checked["predicted_loss"] = _losses(self.predicted_loss, n)
+        checked |= self._checked_beliefs(n, n_classes, blocks)
+        by_task: dict[str, Callable[[ArrayLike, int], object]] = {
+            "ids": _ids,
+            "predicted_loss": _losses,
+            "doubts": _doubts,
+        }
+        for name, check in by_task.items():
+            if getattr(self, name) is not None:
+                checked[name] = check(getattr(self, name), n)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
-    def _checked_beliefs(self, n: int, n_classes: int | None) -> dict[str, object]:
+    def _checked_beliefs(self, n: int, n_classes: int | None, blocks: Blocks | None) -> dict[str, object]:
         """Check everything beyond `probabilities` that has an axis of classes; the first one seen sets their number."""
         n_labelled = 0 if self.labelled_embeddings is None else len(self.labelled_embeddings)
         shapes = {"member_probabilities": (None, n), "dropout_probabilities": (None, n)}
@@ -116,11 +139,20 @@ class Pool:
         for name, shape in {**shapes, "labelled_probabilities": (n_labelled,)}.items():
             values = getattr(self, name)
             if values is not None:
-                checked[name] = beliefs = _distributions(name, values, shape, n_classes)
+                checked[name] = beliefs = _distributions(name, values, shape, n_classes, blocks)
                 n_classes = beliefs.shape[-1]
         if self.cost_matrix is not None:
-            checked["cost_matrix"] = _costs(self.cost_matrix, n_classes)
+            checked["cost_matrix"] = _costs(self.cost_matrix, n_classes, blocks)
         return checked
+
+    @property
+    def blocks(self) -> Blocks:
+        """Columns of each question that the probabilities answer, in the order of their numbers."""
+        if self.probabilities is None:
+            return ()
+        if self.questions is None:
+            return (np.arange(self.probabilities.shape[1]),)
+        return blocks_of(self.questions)
 
     @property
     def size(self) -> int:
@@ -199,10 +231,31 @@ def _unit_length(name: str, values: ArrayLike) -> Floats32:
     return array
 
 
+def blocks_of(questions: Indices) -> Blocks:
+    """Return the columns of each question, in the order of their numbers."""
+    return tuple(np.flatnonzero(questions == number) for number in np.unique(questions))
+
+
+def _questions(values: ArrayLike) -> Indices | None:
+    """Check the numbers of questions; None where one number for all columns says that there is one question."""
+    array = np.asarray(values)
+    if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
+        raise PoolInvalid(
+            f"questions have shape {array.shape} and type {array.dtype}; expected (c,) integers, for each column the "
+            "number of the question it answers. Give the columns of a single choice the same number, and every label "
+            "that may hold beside others a number of its own."
+        )
+    return None if len(array) > 1 and (array == array[0]).all() else array.astype(np.int64)
+
+
 def _distributions(
-    name: str, values: ArrayLike, shape: tuple[int | None, ...], n_classes: int | None = None
+    name: str,
+    values: ArrayLike,
+    shape: tuple[int | None, ...],
+    n_classes: int | None,
+    blocks: Blocks | None,
 ) -> Floats32:
-    """Check distributions over classes along the last axis; None in the shape stands for any length of two or more."""
+    """Check answers along the last axis; None in the shape stands for any length of two or more."""
     array: Floats32 = _numbers(name, values, np.float32, len(shape) + 1)
     fits = all(
         length >= 2 if wanted is None else length == wanted
@@ -210,11 +263,15 @@ def _distributions(
     )
     if not fits:
         letters = ["t" if wanted is None else str(wanted) for wanted in shape]
+        columns = "at least two classes" if blocks is None else "a column for each entry of questions"
         raise PoolInvalid(
-            f"{name} have shape {array.shape}; expected ({', '.join([*letters, str(n_classes or 'c')])}) with at least "
-            "two classes, one row for each embedding. Leave them out before the first model."
+            f"{name} have shape {array.shape}; expected ({', '.join([*letters, str(n_classes or 'c')])}) with "
+            f"{columns}, one row for each embedding. Leave them out before the first model."
         )
     rows = array.reshape(-1, array.shape[-1])
+    if blocks is not None:
+        _check_answers(name, rows, blocks)
+        return array
     good = (rows >= -SUM_TOLERANCE).all(axis=1) & (np.abs(rows.sum(axis=1) - 1) <= SUM_TOLERANCE)
     if not good.all():
         row = int(np.argmin(good))
@@ -226,7 +283,49 @@ def _distributions(
     return array
 
 
-def _costs(values: ArrayLike, n_classes: int | None) -> Floats:
+def _check_answers(name: str, rows: Floats32, blocks: Blocks) -> None:
+    """Check the rows (r, c) question by question."""
+    good = (rows >= -SUM_TOLERANCE) & (rows <= 1 + SUM_TOLERANCE)
+    for columns in blocks:
+        if len(columns) > 1:
+            wrong = ~(np.abs(rows[:, columns].sum(axis=1) - 1) <= SUM_TOLERANCE)
+            good[np.ix_(wrong, columns)] = False
+    if good.all():
+        return
+    row, column = np.argwhere(~good)[0].tolist()
+    block = next(columns for columns in blocks if column in columns)
+    shown = np.array2string(rows[row, block[:5]], precision=3)
+    n_wrong = int((~good).any(axis=1).sum())
+    if len(block) == 1:
+        raise PoolInvalid(
+            f"Row {row} of {name} is {shown} in column {column} ({n_wrong} such rows); expected the probability of "
+            "yes, from 0 to 1, because no other column answers that question. Apply the logistic function to the logit."
+        )
+    raise PoolInvalid(
+        f"Row {row} of {name} is {shown} in the columns {block[:5].tolist()} with sum {rows[row, block].sum():.4g} "
+        f"({n_wrong} such rows); expected numbers from 0 to 1 that sum to 1, because these columns answer one "
+        "question. Apply softmax to its logits."
+    )
+
+
+def _doubts(values: ArrayLike, n: int) -> Floats:
+    array: Floats = _numbers("doubts", values, np.float64, 2)
+    if len(array) != n:
+        raise PoolInvalid(
+            f"doubts have shape {array.shape}; expected ({n}, q), one row for each embedding. Use NaN where a task was "
+            "not judged."
+        )
+    wrong = ~((array >= 0) & (array <= 1) | np.isnan(array))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        raise PoolInvalid(
+            f"Row {row} of doubts is {array[row, column]:.4g} in column {column} ({int(wrong.sum())} such values); "
+            "expected numbers from 0, certain, to 1, or NaN where a task was not judged. Scale them."
+        )
+    return array
+
+
+def _costs(values: ArrayLike, n_classes: int | None, blocks: Blocks | None) -> Floats:
     array: Floats = _numbers("cost_matrix", values, np.float64, 2)
     size = len(array) if n_classes is None else n_classes
     if array.shape != (size, size):
@@ -234,10 +333,11 @@ def _costs(values: ArrayLike, n_classes: int | None) -> Floats:
             f"The cost matrix has shape {array.shape}; expected ({size}, {size}), a row for each true class and a "
             "column for each answer. Add the missing classes in the order of the label config."
         )
-    if not (np.isfinite(array) & (array >= 0)).all() or not array.any():
+    looked_at = (array,) if blocks is None else [array[np.ix_(columns, columns)] for columns in blocks]
+    if not (np.isfinite(array) & (array >= 0)).all() or not any(block.any() for block in looked_at):
         raise PoolInvalid(
-            f"The cost matrix is {array.tolist()}; expected costs of 0 or more, at least one of them above 0. "
-            "Give the right answers cost 0 instead of giving them a gain."
+            f"The cost matrix is {array.tolist()}; expected costs of 0 or more, at least one of them above 0 "
+            "inside a question. Give the right answers cost 0 instead of giving them a gain."
         )
     return array
 
@@ -256,7 +356,7 @@ def _counts(values: ArrayLike, n_classes: int | None) -> Floats:
     array: Floats = _numbers("labelled_counts", values, np.float64, 1)
     if n_classes is not None and len(array) != n_classes:
         raise PoolInvalid(
-            f"labelled_counts have {len(array)} entries, probabilities have {n_classes} classes; expected one for each "
+            f"labelled_counts have {len(array)} entries, the pool has {n_classes} classes; expected one for each "
             "class. Count classes without labels as 0."
         )
     if not (np.isfinite(array) & (array >= 0)).all():

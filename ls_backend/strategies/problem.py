@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from ls_backend.errors import StrategyError, StrategyNotReady
 from ls_backend.settings import Diversity
-from ls_backend.strategies import metadata, registry
+from ls_backend.strategies import metadata, questions, registry
 from ls_backend.strategies.balance import class_deficit, value
 from ls_backend.strategies.plan import Plan
-from ls_backend.strategies.pool import Floats, Pool
+from ls_backend.strategies.pool import Floats, Indices, Pool
+from ls_backend.strategies.questions import any_doubts
 from ls_backend.strategies.regimes import Regime, frequencies, regime_of
 from ls_backend.strategies.search import powered
 
@@ -36,6 +37,7 @@ class Problem:
         regime: Phase of labelling, and why.
         diversity: Method of redundancy in force; the cold start may have put it in.
         factors: Name to ((n,) factor in [0, 1], strength), for those that do not change during a search.
+        most: (n,) question that is most in doubt, as `questions.Doubt` has it; None where there is one, or no doubt.
         deficits: (n,) class deficits at the start; None without balancing.
         last: (n,) tasks that come after all others.
         k: Size of the batch.
@@ -46,6 +48,7 @@ class Problem:
     regime: Regime
     diversity: Diversity
     factors: dict[str, tuple[Floats, float]]
+    most: Indices | None
     deficits: Floats | None
     last: NDArray[np.bool_]
     k: int
@@ -94,22 +97,26 @@ def concrete(view: Pool, plan: Plan, k: int) -> Problem:
         k: Size of the batch.
 
     Returns:
-        The problem. Without probabilities the objectives that ask for a model drop out; if that leaves no redundancy
-        either, coverage takes their place.
+        The problem. Without probabilities the objectives that ask for a model drop out, except that doubts found
+        elsewhere stay; if that leaves no redundancy either, coverage takes their place.
 
     Raises:
         StrategyNotReady: If a method needs what the pool lacks.
         StrategyError: If plan and pool contradict each other.
     """
     wanted = plan.objectives
-    has_model = view.probabilities is not None
-    for method in methods_in_use(plan, has_model=has_model):
+    has_model, has_doubts = view.probabilities is not None, any_doubts(view.doubts)
+    for method in methods_in_use(plan, has_model=has_model, has_doubts=has_doubts):
         _check_needs(view, method)
-    diversity = _diversity(plan, has_model=has_model)
+    diversity = _diversity(plan, has_model=has_model, has_doubts=has_doubts)
     typicality = None
     if wanted.representativeness.strength or wanted.representativeness.drop_outliers:
-        typicality = _scored(view, "representativeness", wanted.representativeness.method)
-    factors = _factors(view, plan, typicality)
+        typicality = _scored(view, registry.find("representativeness", wanted.representativeness.method))
+    doubt = None
+    if (has_model or has_doubts) and wanted.uncertainty.strength:
+        method = registry.find("uncertainty", wanted.uncertainty.method)
+        doubt = questions.doubt(view, lambda asked: _scored(asked, method), at_once=method.all_questions)
+    factors = _factors(view, plan, doubt, typicality)
     deficits = None
     if view.probabilities is not None and wanted.balance.strength and _uneven(view, wanted.balance.above):
         deficits = class_deficit(view, wanted.balance, k).of_tasks(view.probabilities)
@@ -120,6 +127,7 @@ def concrete(view: Pool, plan: Plan, k: int) -> Problem:
         regime=regime_of(view, plan, diversity, undecided=nothing, balancing=deficits is not None),
         diversity=diversity,
         factors=factors,
+        most=None if doubt is None else doubt.most,
         deficits=deficits,
         last=_outliers(typicality, wanted.representativeness.drop_outliers, view.size),
         k=k,
@@ -134,13 +142,14 @@ def _uneven(view: Pool, above: float) -> bool:
     return float(frequency.max()) > above * float(frequency.min())
 
 
-def _factors(view: Pool, plan: Plan, typicality: Floats | None) -> dict[str, tuple[Floats, float]]:
+def _factors(
+    view: Pool, plan: Plan, doubt: questions.Doubt | None, typicality: Floats | None
+) -> dict[str, tuple[Floats, float]]:
     wanted = plan.objectives
     has_model = view.probabilities is not None
     factors: dict[str, tuple[Floats, float]] = {}
-    if has_model and wanted.uncertainty.strength:
-        doubt = _scored(view, "uncertainty", wanted.uncertainty.method)
-        factors["uncertainty"] = doubt, wanted.uncertainty.strength
+    if doubt is not None:
+        factors["uncertainty"] = doubt.of_tasks, wanted.uncertainty.strength
     if typicality is not None and wanted.representativeness.strength:
         factors["representativeness"] = typicality, wanted.representativeness.strength
     for rule in wanted.metadata:
@@ -151,8 +160,8 @@ def _factors(view: Pool, plan: Plan, typicality: Floats | None) -> dict[str, tup
     return factors
 
 
-def methods_in_use(plan: Plan, *, has_model: bool) -> list[registry.Strategy]:
-    """The methods that decide, for a pool with or without probabilities."""
+def methods_in_use(plan: Plan, *, has_model: bool, has_doubts: bool = False) -> list[registry.Strategy]:
+    """The methods that decide, for a pool with or without probabilities, and doubts found elsewhere."""
     wanted = plan.objectives
     methods = []
     if has_model and wanted.uncertainty.strength:
@@ -161,7 +170,7 @@ def methods_in_use(plan: Plan, *, has_model: bool) -> list[registry.Strategy]:
         methods.append(registry.find("representativeness", wanted.representativeness.method))
     if has_model and wanted.balance.strength:
         methods.append(registry.find("balance", wanted.balance.method))
-    diversity = _diversity(plan, has_model=has_model)
+    diversity = _diversity(plan, has_model=has_model, has_doubts=has_doubts)
     if diversity.strength:
         methods.append(registry.find("diversity", diversity.method))
     return methods
@@ -178,7 +187,7 @@ def needs(plan: Plan, *, has_model: bool) -> frozenset[str]:
     return frozenset(name for method in methods for name in method.needs | method.uses)
 
 
-def _diversity(plan: Plan, *, has_model: bool) -> Diversity:
+def _diversity(plan: Plan, *, has_model: bool, has_doubts: bool) -> Diversity:
     """The redundancy in force: coverage steps in where a plan asks for a model that is not there yet."""
     wanted = plan.objectives
     method = registry.find("diversity", wanted.diversity.method)
@@ -186,6 +195,8 @@ def _diversity(plan: Plan, *, has_model: bool) -> Diversity:
         asks_model = wanted.uncertainty.strength != 0 or wanted.balance.strength != 0
         if wanted.diversity.strength:
             asks_model = bool(method.needs & FROM_A_MODEL)
+        elif has_doubts and wanted.uncertainty.strength:
+            asks_model = False  # doubts that come from elsewhere decide
         if asks_model:
             return Diversity()
     if wanted.diversity.strength < 0 and method.kind == "picker":
@@ -203,13 +214,12 @@ def _outliers(typicality: Floats | None, share: float, n: int) -> NDArray[np.boo
     return last
 
 
-def _scored(view: Pool, objective: str, name: str) -> Floats:
-    method = registry.find(objective, name)
+def _scored(view: Pool, method: registry.Strategy) -> Floats:
     utilities: Floats = np.asarray(method.function(view), dtype=np.float64)
     if utilities.shape != (view.size,) or not ((utilities >= 0) & (utilities <= 1)).all():
         raise StrategyError(
-            f"The method {name!r} of {objective} returned shape {utilities.shape} or values outside 0 to 1; expected "
-            f"({view.size},) utilities from 0 to 1. Mend the method."
+            f"The method {method.name!r} of {method.objective} returned shape {utilities.shape} or values outside 0 to "
+            f"1; expected ({view.size},) utilities from 0 to 1. Mend the method."
         )
     return utilities
 

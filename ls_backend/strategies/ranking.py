@@ -13,6 +13,7 @@ from ls_backend.strategies import metadata, reasons, reduction
 from ls_backend.strategies.plan import Plan
 from ls_backend.strategies.pool import Floats, Indices, Pool, subset
 from ls_backend.strategies.problem import Problem, concrete, methods_in_use
+from ls_backend.strategies.questions import any_doubts
 from ls_backend.strategies.registry import Strategy
 from ls_backend.strategies.search import MAX_SEARCHED, MIN_FACTOR, Balancing, greedy, powered
 
@@ -96,7 +97,8 @@ def rank(pool: Pool, plan: Plan, k: int, rng: np.random.Generator) -> Ranking:
     order = np.arange(pool.size) if pool.ids is None else np.argsort(pool.ids)
     rows = order[keep[order]]
     k = min(k, len(rows))
-    in_use = methods_in_use(plan, has_model=pool.probabilities is not None)
+    has_doubts = any_doubts(None if pool.doubts is None else pool.doubts[rows])
+    in_use = methods_in_use(plan, has_model=pool.probabilities is not None, has_doubts=has_doubts)
     problem = concrete(reduction.view(pool, rows, embeddings=_looked_at(in_use)), plan, k)
     explore = _explored(plan.explore, k, rng)
     by_picker = problem.method is not None and problem.method.kind == "picker"

@@ -16,6 +16,7 @@ import numpy as np
 from ls_backend.settings import Diversity
 from ls_backend.strategies.plan import IMBALANCED, Plan
 from ls_backend.strategies.pool import Floats, Pool
+from ls_backend.strategies.questions import any_doubts
 
 RANDOM = "random"
 COLD_START = "cold start"
@@ -56,7 +57,7 @@ def regime_of(pool: Pool, plan: Plan, diversity: Diversity, *, undecided: bool, 
     if undecided:
         return Regime(RANDOM, "nothing is preferred, so chance decides")
     if pool.probabilities is None:
-        return Regime(COLD_START, _before_the_first_model(plan, diversity))
+        return Regime(COLD_START, _before_the_first_model(pool, plan, diversity))
     warning = _warning(plan)
     frequency = frequencies(pool)
     most, least = int(np.argmax(frequency)), int(np.argmin(frequency))
@@ -80,8 +81,11 @@ def frequencies(pool: Pool) -> Floats:
     return expected if pool.labelled_counts is None else expected + pool.labelled_counts
 
 
-def _before_the_first_model(plan: Plan, diversity: Diversity) -> str:
+def _before_the_first_model(pool: Pool, plan: Plan, diversity: Diversity) -> str:
     wanted = plan.objectives
+    if wanted.uncertainty.strength and any_doubts(pool.doubts):
+        beside = f", with {diversity.method}" if diversity.strength else ""
+        return f"no model of the classes yet, so doubts found elsewhere decide{beside}"
     if not diversity.strength:
         return "no model yet, and nothing asks for one"
     replaced = diversity != wanted.diversity or wanted.uncertainty.strength or wanted.balance.strength

@@ -1,6 +1,7 @@
 """The one table of methods: a method is a decorated function, and everything that lists methods reads this table.
 
-Four kinds. A *scorer* judges each task by itself: `(pool) -> (n,) utilities in [0, 1]`, higher means label sooner. A
+Four kinds. A *scorer* judges each task by itself: `(pool) -> (n,) utilities in [0, 1]`, higher means label sooner. One
+of uncertainty is given a pool of one question, once for each question, and need not know that there are several. A
 *gain* is a scorer that knows redundancy: it hands the greedy search an object whose bounds fall as tasks are taken. A
 *picker* chooses a whole batch by itself: `(pool, utilities (n,), k, rng) -> (rows (k,), values (k,), median)`, its own
 factor from 0 to 1 at each pick and the median of that factor over the pool. A *balancer* is given label counts (c,),
@@ -76,6 +77,7 @@ class Strategy:
         needs: Optional fields of `Pool` it cannot do without.
         uses: Optional fields of `Pool` it does better with.
         whole_embeddings: Whether 64 principal directions are not enough for it.
+        all_questions: Whether a scorer of uncertainty judges all questions of a task by itself, as their mean.
         summary: One line for an annotator.
         formula: What is computed, in ASCII.
         source: Paper it follows.
@@ -93,6 +95,7 @@ class Strategy:
     needs: frozenset[str]
     uses: frozenset[str]
     whole_embeddings: bool
+    all_questions: bool
     summary: str
     formula: str
     source: str
@@ -119,6 +122,7 @@ def register(
     needs: AbstractSet[str] = frozenset(),
     uses: AbstractSet[str] = frozenset(),
     whole_embeddings: bool = False,
+    all_questions: bool = False,
 ) -> Callable[[Method], Method]:
     """Enter the decorated function in the table; fields as in `Strategy`, the summary is its docstring's first line.
 
@@ -139,6 +143,7 @@ def register(
             needs=frozenset(needs),
             uses=frozenset(uses),
             whole_embeddings=whole_embeddings,
+            all_questions=all_questions,
             summary=(function.__doc__ or "").strip().partition("\n")[0],
             formula=formula,
             source=source,

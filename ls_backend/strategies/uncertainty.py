@@ -1,4 +1,7 @@
-"""How unsure the model is about a task, from its class probabilities alone."""
+"""How unsure the model is about one question of a task, from its class probabilities alone.
+
+`questions.doubt` asks question by question; methods marked `all_questions` see the whole pool.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import numpy as np
 
 from ls_backend.strategies.metadata import rank_fractions
 from ls_backend.strategies.pool import Floats, Floats32, Pool
+from ls_backend.strategies.questions import distribution
 from ls_backend.strategies.registry import scorer
 
 
@@ -101,6 +105,7 @@ def least_confidence(pool: Pool) -> Floats:
     source="Elkan 2001, The Foundations of Cost-Sensitive Learning, IJCAI, equation 1; Margineantu 2005, Active "
     "Cost-Sensitive Learning, IJCAI",
     cost="O(n c^2)",
+    all_questions=True,
     use_when="Wrong answers cost different amounts: a missed defect is worse than a false alarm.",
     fails_when="Badly calibrated probabilities; alone it picks near-duplicates.",
     words="even the best answer may cost {value:.2f} of the worst",
@@ -108,17 +113,26 @@ def least_confidence(pool: Pool) -> Floats:
 def expected_cost(pool: Pool) -> Floats:
     """Even the best answer the model can give is expected to be costly.
 
+    Costs compare across questions: the largest of all is 1.
+
     Args:
         pool: n tasks with probabilities (n, c) and a cost matrix (c, c).
 
     Returns:
-        (n,) float64 from 0 (a free answer exists) to 1 (every answer has the largest cost).
+        (n,) float64 from 0 (a free answer exists) to 1 (every answer has the largest cost), the mean over questions.
     Source: Elkan 2001, equation 1.
     """
     assert pool.cost_matrix is not None  # `needs` is checked before a method is called
-    costs = _probabilities(pool).astype(np.float64) @ pool.cost_matrix  # (n, c) of each answer
-    least: Floats = np.clip(costs.min(axis=1) / pool.cost_matrix.max(), 0.0, 1.0)
-    return least
+    p, total = _probabilities(pool), np.zeros(pool.size)
+    blocks = pool.blocks
+    largest = max(float(pool.cost_matrix[np.ix_(columns, columns)].max()) for columns in blocks)
+    for columns in blocks:
+        priced = pool.cost_matrix[np.ix_(columns, columns)]
+        if len(columns) == 1:
+            priced = priced * (1.0 - np.eye(2))  # no and yes, and what a mistake costs
+        costs = distribution(p, columns).astype(np.float64) @ priced  # (n, q) of each answer
+        total += np.clip(costs.min(axis=1) / largest, 0.0, 1.0)
+    return total / len(blocks)
 
 
 @scorer(
@@ -129,6 +143,7 @@ def expected_cost(pool: Pool) -> Floats:
     source="Yoo & Kweon 2019, Learning Loss for Active Learning, CVPR, arXiv:1905.03677, with a regressor of "
     "out-of-fold losses in the place of a loss module",
     cost="O(n log n), and one regression",
+    all_questions=True,
     use_when="Hundreds of labels, and mistakes that the probabilities do not betray.",
     fails_when="Below about 500 labels the predicted losses are noise.",
     words="the model is expected to be wrong here",
