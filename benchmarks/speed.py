@@ -1,7 +1,7 @@
 """How fast a ranking is, side by side with lightly-mundig, and how long a label waits for a new order.
 
     .venv/bin/pip install -e ".[bench]"        # the peer; without it the ratios are left out, and that is said
-    .venv/bin/python benchmarks/speed.py [--only kcenter|combined|million|rerank] [--repeat 5] [--json FILE]
+    .venv/bin/python benchmarks/speed.py [--only kcenter|radius|combined|million|rerank] [--repeat 5] [--json FILE]
 
 Ours is timed whole, from arrays to a ranking with reasons, checks of the arrays included. The peer's time is that of
 `run_selection` alone: turning arrays into its lists is not counted. Both take turns in one process, with as many
@@ -148,6 +148,26 @@ def kcenter(repeat: int) -> list[Bar]:
     return bars
 
 
+def radius(repeat: int) -> list[Bar]:
+    """Cover radius of farthest-first over that of the peer, on several draws of the data: one alone is chance."""
+    bars = []
+    for kind in (clustered, even):
+        ratios = []
+        for seed in range(repeat):
+            data = given_input(kind, N_POOL, DIM, seed)
+            _, _, picked = in_turns(data, Plan.preset("core_set"), with_model=False, repeat=1)
+            ours, *theirs = (retraced(data, rows)[1] for rows in picked)
+            ratios += [ours / each for each in theirs]
+        name = f"cover radius over the peer's, {kind.__name__}, {repeat} draws"
+        figure, holds = "no peer", None
+        if ratios:
+            mean = statistics.mean(ratios)
+            figure = f"{mean:.6f}, {min(ratios):.6f} to {max(ratios):.6f}"
+            holds = mean <= 1 + RADIUS_TOLERANCE
+        bars.append(Bar(name, [], [], figure, f"at most {1 + RADIUS_TOLERANCE:g}", holds))
+    return bars
+
+
 def combined(repeat: int) -> list[Bar]:
     """The default plan with a model: uncertainty, diversity and balance."""
     bars = []
@@ -195,6 +215,7 @@ def rerank_project(repeat: int) -> list[Bar]:
 
 PARTS: dict[str, Callable[[int], list[Bar]]] = {
     "kcenter": kcenter,
+    "radius": radius,
     "combined": combined,
     "million": million,
     "rerank": rerank_project,
@@ -286,9 +307,9 @@ def _unit(points: np.ndarray) -> np.ndarray:
     return points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
-def given_input(kind: Callable[..., tuple[np.ndarray, np.ndarray]], n: int, d: int) -> Input:
+def given_input(kind: Callable[..., tuple[np.ndarray, np.ndarray]], n: int, d: int, seed: int = 0) -> Input:
     """Draw embeddings, and what a model of fair quality might believe about them."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     embeddings, clusters = kind(n, d, rng)
     logits = rng.standard_normal((n, N_CLASSES), dtype=np.float32)
     logits[np.arange(n), clusters % N_CLASSES] += 2.5

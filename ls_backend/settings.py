@@ -171,7 +171,7 @@ class Balance(Words):
         default=1.0,
         ge=1,
         description="Counts only where the most frequent class is more than this many times as frequent as the rarest, "
-        "by labels and model; 1: always. The preset auto uses 3.",
+        "as far as labels and model can tell; 1: always. The preset auto uses 3.",
     )
     strength: Strength = Field(default=1.0, description="Exponent of this factor; 0 turns it off, negative inverts it.")
 

@@ -14,7 +14,7 @@ from ls_backend.strategies.balance import class_deficit, value
 from ls_backend.strategies.plan import Plan
 from ls_backend.strategies.pool import Floats, Indices, Pool
 from ls_backend.strategies.questions import any_doubts
-from ls_backend.strategies.regimes import Regime, frequencies, regime_of
+from ls_backend.strategies.regimes import Regime, imbalance, regime_of
 from ls_backend.strategies.search import powered
 
 FROM_A_MODEL = frozenset({"probabilities", "member_probabilities", "dropout_probabilities", "predicted_loss"})
@@ -136,10 +136,7 @@ def concrete(view: Pool, plan: Plan, k: int) -> Problem:
 
 def _uneven(view: Pool, above: float) -> bool:
     """Whether the most frequent class is more than so many times as frequent as the rarest; with 1, always."""
-    if above <= 1 or not view.size:
-        return True
-    frequency = frequencies(view)
-    return float(frequency.max()) > above * float(frequency.min())
+    return above <= 1 or imbalance(view).ratio > above
 
 
 def _factors(

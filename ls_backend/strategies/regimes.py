@@ -25,7 +25,22 @@ HIGH_BUDGET = "high budget"
 IMBALANCE = "imbalance guard"
 
 ENOUGH_LABELS = 5.0  # a class, on average; from here on typicality costs accuracy even where classes are balanced
-MIN_FREQUENCY = 1e-3  # of a task; below it a class is not worth a ratio
+ASSUMED_LABELS = 2.0  # of each class before the first; a label more or less by chance must not look like rarity
+
+
+@dataclass(frozen=True)
+class Imbalance:
+    """How uneven the classes are.
+
+    Attributes:
+        most: Index of the most frequent class.
+        least: Index of the rarest.
+        ratio: How many times as frequent the one is as the other, at least 1.
+    """
+
+    most: int
+    least: int
+    ratio: float
 
 
 @dataclass(frozen=True)
@@ -59,11 +74,10 @@ def regime_of(pool: Pool, plan: Plan, diversity: Diversity, *, undecided: bool, 
     if pool.probabilities is None:
         return Regime(COLD_START, _before_the_first_model(pool, plan, diversity))
     warning = _warning(plan)
-    frequency = frequencies(pool)
-    most, least = int(np.argmax(frequency)), int(np.argmin(frequency))
-    if frequency[most] > IMBALANCED * frequency[least]:
-        ratio = frequency[most] / max(float(frequency[least]), MIN_FREQUENCY)
-        spread = f"{pool.class_shown(most)} is about {ratio:.0f} times as frequent as {pool.class_shown(least)}"
+    uneven = imbalance(pool)
+    if uneven.ratio > IMBALANCED:
+        most, least = pool.class_shown(uneven.most), pool.class_shown(uneven.least)
+        spread = f"{most} is about {uneven.ratio:.0f} times as frequent as {least}"
         follows = ", so missing classes come first" if balancing and plan.objectives.balance.strength > 0 else ""
         return Regime(IMBALANCE, spread + follows + warning)
     per_class = _n_labels(pool) / pool.probabilities.shape[1]
@@ -74,11 +88,29 @@ def regime_of(pool: Pool, plan: Plan, diversity: Diversity, *, undecided: bool, 
     return Regime(HIGH_BUDGET, labels + (", so coverage looks at details" if covers else "") + warning)
 
 
-def frequencies(pool: Pool) -> Floats:
-    """Return how many tasks (c,) of each class there are, counted where labelled and by the model where not."""
+def imbalance(pool: Pool) -> Imbalance:
+    """Estimate how uneven the classes are, as far as so few labels can tell.  O(n c).
+
+    Tasks are counted where labelled and by the model where not. The model knows the classes from its labels only, so
+    their shares carry the weight of that many labels, beside two of each class that are assumed beforehand: the mean
+    of the posterior of a Dirichlet prior. Without it the few labels at the start, which chance deals unevenly, would
+    make almost every pool look imbalanced.
+
+    Args:
+        pool: Tasks with probabilities (n, c), and the labels so far.
+
+    Returns:
+        The most frequent and the rarest class and their ratio; 1 without any label.
+    Source: Gelman et al. 2013, Bayesian Data Analysis, 3rd edition, section 3.4.
+    """
     assert pool.probabilities is not None  # asked only where there is a model
-    expected: Floats = pool.probabilities.sum(axis=0, dtype=np.float64)
-    return expected if pool.labelled_counts is None else expected + pool.labelled_counts
+    expected = pool.probabilities.sum(axis=0, dtype=np.float64)
+    if pool.labelled_counts is not None:
+        expected = expected + pool.labelled_counts
+    shares: Floats = expected / max(float(expected.sum()), 1.0)
+    evidence: Floats = _n_labels(pool) * shares + ASSUMED_LABELS  # (c,) labels
+    most, least = int(np.argmax(evidence)), int(np.argmin(evidence))
+    return Imbalance(most, least, float(evidence[most] / evidence[least]))
 
 
 def _before_the_first_model(pool: Pool, plan: Plan, diversity: Diversity) -> str:

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from ls_backend.strategies import Plan, Pool, rank, unit_rows
+from ls_backend.strategies.regimes import imbalance
 
 
 def make_pool(counts, names=("ok", "dent", "crack"), n=40):
@@ -25,9 +27,6 @@ def phase(pool, preset="auto", **objectives):
     return ranking.regime, ranking.regime_reason
 
 
-RARE_FIRST = "'ok' is about 8 times as frequent as 'crack', so missing classes come first"
-
-
 def factors_of(pool, preset, **objectives):
     plan = Plan.from_json({"preset": preset, "objectives": objectives, "explore": 0})
     return rank(pool, plan, 5, np.random.default_rng(0)).factors
@@ -44,7 +43,7 @@ def factors_of(pool, preset, **objectives):
         ([6, 2, 0], ("low budget", "2.7 labels a class, so each stands for a wide surrounding")),
         (
             [87, 7, 0],
-            ("imbalance guard", "'ok' is about 8 times as frequent as 'crack', so missing classes come first"),
+            ("imbalance guard", "'ok' is about 6 times as frequent as 'crack', so missing classes come first"),
         ),
     ],
 )
@@ -73,7 +72,7 @@ def test_a_single_method_stays_what_it_is_in_every_phase():
     assert phase(make_pool([9, 9, 9]), "margin") == ("high budget", "9.0 labels a class")
     assert phase(make_pool([87, 7, 0], names=None), "margin") == (
         "imbalance guard",
-        "class 0 is about 8 times as frequent as class 2",
+        "class 0 is about 6 times as frequent as class 2",
     )
 
 
@@ -84,6 +83,42 @@ def test_missing_classes_count_from_the_imbalance_on_that_the_plan_names():
     assert "balance" in factors_of(make_pool([6, 2, 0]), "auto", balance={"strength": 1}), "as the admin says"
     assert "balance" not in factors_of(rare, "auto", balance={"above": 20})
     assert phase(rare, balance={"above": 20})[1].endswith("as frequent as 'crack'")
+
+
+def test_how_uneven_the_classes_are_is_the_mean_of_what_so_few_labels_leave_likely():
+    for counts in ([3, 1, 0], [30, 10, 0], [87, 7, 0]):
+        pool = make_pool(counts)
+        tasks = pool.probabilities.sum(axis=0) + counts
+        posterior = scipy.stats.dirichlet(2 + sum(counts) * tasks / tasks.sum()).mean()
+        uneven = imbalance(pool)
+        assert (uneven.most, uneven.least) == (int(posterior.argmax()), int(posterior.argmin()))
+        assert uneven.ratio == pytest.approx(posterior.max() / posterior.min())
+
+
+@pytest.mark.parametrize("n", [10, 20, 30, 40])
+def test_what_chance_deals_to_equal_classes_at_the_start_is_no_imbalance(n):
+    uneven = [imbalance(pool_that_a_model_sees(np.full(10, 0.1), n, seed)).ratio > 3 for seed in range(100)]
+    assert np.mean(uneven) < 0.05
+
+
+@pytest.mark.parametrize("rare", [1 / 10, 1 / 20])
+def test_rare_classes_are_noticed_after_a_few_labels_of_each_class(rare):
+    shares = np.repeat([1.0, rare], 5)
+    shares /= shares.sum()
+    uneven = [imbalance(pool_that_a_model_sees(shares, 50, seed)).ratio > 3 for seed in range(100)]
+    assert np.mean(uneven) > 0.95
+
+
+def pool_that_a_model_sees(shares, n, seed):
+    """Labels by chance, and a model that believes half what is true and half that all is as its labels are."""
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(n, shares)
+    truth = np.eye(10)[rng.choice(10, 500, p=shares)]
+    return Pool(
+        embeddings=unit_rows(rng.normal(size=(500, 4))),
+        probabilities=0.5 * truth + 0.5 * (counts + 1) / (n + 10),
+        labelled_counts=counts,
+    )
 
 
 @pytest.mark.parametrize(("counts", "warned"), [([2, 2, 2], False), ([9, 9, 9], True), ([90, 1, 0], True)])
