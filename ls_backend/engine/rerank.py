@@ -166,6 +166,8 @@ def _rank(
         "metadata": fields.columns,
         "error_rates": fields.error_rates,
         "class_names": schema.classes,
+        "questions": None if schema.is_one_choice else np.array(schema.questions),
+        "doubts": _found_elsewhere(context, project, schema, task_ids),
         "ids": task_ids,
     }
     rng = np.random.default_rng((settings.seed, project.id, len(seen.labelled.task_ids)))
@@ -180,6 +182,21 @@ def _rank(
         if problem.finding.subject == "plan":
             context.store.problems.resolve(project.id, problem.finding.code, "plan")
     return ranking
+
+
+def _found_elsewhere(
+    context: Context, project: Project, schema: LabelSchema, task_ids: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """Return how unsure deep versions are about tasks (p, q), a column for each that judges; NaN where none did yet."""
+    columns: list[NDArray[np.float64]] = []
+    for control in schema.controls:
+        if control.draws:
+            seen = context.store.inferences.of(project.id, control.name)
+            if len(seen.task_id):
+                place = np.clip(np.searchsorted(seen.task_id, task_ids), 0, len(seen.task_id) - 1)
+                known = seen.task_id[place] == task_ids
+                columns.append(np.where(known, seen.uncertainty[place], np.nan))
+    return np.column_stack(columns) if columns else None
 
 
 def _asked_for(
