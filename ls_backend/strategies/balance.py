@@ -9,7 +9,8 @@ import numpy as np
 from ls_backend.errors import StrategyError, StrategyNotReady
 from ls_backend.settings import Balance, Value
 from ls_backend.strategies import registry
-from ls_backend.strategies.pool import Floats, Floats32, Pool
+from ls_backend.strategies.pool import Floats, Floats32, Indices, Pool
+from ls_backend.strategies.questions import groups
 from ls_backend.strategies.registry import Balancer, balancer
 
 MIN_SHARE = 1e-6
@@ -79,6 +80,40 @@ class Shortfall:
     def add(self, probabilities: Floats32) -> None:
         """Count one task by its probabilities (c,)."""
         self._missing -= probabilities
+
+
+class OverQuestions:
+    """What labels are worth over several groups of classes, each with a balancer of its own.
+
+    A task is worth what the class with most labels is, and what its likely classes are worth beyond the one with most
+    in their group, at most 1. For one question whose probabilities sum to 1 that is sum_c p_c w_c; of yes/no questions
+    a task with no label counts as the label with most, many labels do not dilute a rare one, and where all is even all
+    tasks are worth the same.  O(n c) for each evaluation.
+    """
+
+    def __init__(self, groups: Sequence[tuple[Indices, Balancer]]) -> None:
+        self._groups = groups
+
+    def of_classes(self) -> Floats:
+        """Return (c,) worth of a label of each class."""
+        worth = np.empty(sum(len(columns) for columns, _ in self._groups))
+        for columns, state in self._groups:
+            worth[columns] = state.of_classes()
+        return worth
+
+    def of_tasks(self, probabilities: Floats32) -> Floats:
+        """Return (n,) in [0, 1] for probabilities (n, c)."""
+        worth = self.of_classes()
+        beyond = worth.copy()
+        for columns, _ in self._groups:
+            beyond[columns] -= worth[columns].min()
+        found: Floats = np.clip(worth.min() + probabilities.astype(np.float64) @ beyond, 0.0, 1.0)
+        return found
+
+    def add(self, probabilities: Floats32) -> None:
+        """Count one task by its probabilities (c,)."""
+        for columns, state in self._groups:
+            state.add(probabilities[columns])
 
 
 @balancer(
@@ -165,9 +200,11 @@ def cbal(counts: Floats, shares: Floats, k: int) -> Shortfall:
 def class_deficit(pool: Pool, balance: Balance, k: int) -> Balancer:
     """Compare the labels so far with the wanted class shares.
 
+    Shares are those within a question; all yes/no questions together are one group whose labels are compared.
+
     Args:
         pool: Tasks with probabilities (n, c).
-        balance: Method and target shares.
+        balance: Method and target shares. A group that the target does not name is to be even.
         k: Size of the batch.
 
     Returns:
@@ -180,7 +217,7 @@ def class_deficit(pool: Pool, balance: Balance, k: int) -> Balancer:
     assert probabilities is not None  # only asked for when there is a model
     n_classes = probabilities.shape[1]
     counts = np.zeros(n_classes) if pool.labelled_counts is None else pool.labelled_counts
-    shares: Floats
+    shares: Floats = np.full(n_classes, 1.0 / n_classes)
     if balance.target == "input" and pool.size:
         shares = np.asarray(probabilities.mean(axis=0, dtype=np.float64))
     elif isinstance(balance.target, dict):
@@ -188,14 +225,26 @@ def class_deficit(pool: Pool, balance: Balance, k: int) -> Balancer:
         if shares.sum() <= 0:
             raise StrategyError("All shares of the balance target are 0; expected one above 0. Raise one.")
         shares = shares / shares.sum()
-    else:
-        shares = np.full(n_classes, 1.0 / n_classes)
-    state: Balancer = registry.find("balance", balance.method).function(counts, shares, k)
-    return state
+    function = registry.find("balance", balance.method).function
+    if pool.questions is None:
+        state: Balancer = function(counts, shares, k)
+        return state
+    states: list[tuple[Indices, Balancer]] = []
+    for columns, is_labels in groups(pool):
+        total = float(shares[columns].sum())
+        wanted = shares[columns] / total if total > 0 else np.full(len(columns), 1.0 / len(columns))
+        n_labels = k  # a choice is one label a task; of other labels a task may hold none or many
+        if is_labels and pool.size:
+            n_labels = round(k * float(probabilities[:, columns].sum(dtype=np.float64)) / pool.size)
+        states.append((columns, function(counts[columns], wanted, n_labels)))
+    return OverQuestions(states)
 
 
 def value(pool: Pool, worth: Value) -> Floats:
     """Expected worth of a label: sum_c p_c v_c / max v.  O(n c).
+
+    Over several questions it is 1 + sum_c p_c (v_c - 1), kept between the least and the largest worth, over max v:
+    the same for one question, and a task that holds no label is worth as much as a class that is not named.
 
     Args:
         pool: Tasks with probabilities (n, c) and class names.
@@ -210,24 +259,33 @@ def value(pool: Pool, worth: Value) -> Floats:
     """
     assert pool.probabilities is not None  # only asked for when there is a model
     worths = by_class(pool, worth.classes, 1.0, "value")
-    expected: Floats = pool.probabilities.astype(np.float64) @ (worths / worths.max())
-    return expected
+    if pool.questions is None:
+        expected: Floats = pool.probabilities.astype(np.float64) @ (worths / worths.max())
+        return expected
+    least, most = min(float(worths.min()), 1.0), max(float(worths.max()), 1.0)
+    over_all: Floats = np.clip(1.0 + pool.probabilities.astype(np.float64) @ (worths - 1.0), least, most) / most
+    return over_all
 
 
-def cost_matrix(worth: Value, class_names: Sequence[str]) -> Floats:
+def cost_matrix(worth: Value, class_names: Sequence[str], questions: Sequence[int] | None = None) -> Floats:
     """Lay out what an answer costs: what the settings name, else 1 for a wrong answer and 0 for the right one.
 
     Args:
-        worth: Costs by true class and then by answer.
+        worth: Costs by true class and then by answer. What a wrong answer to a yes/no question costs, either way, is
+            that of the label answered by itself: `{"crack": {"crack": 5}}`.
         class_names: c labels in index order.
+        questions: Number of the question that each class answers; None where they all answer one.
 
     Returns:
-        (c, c) float64, a row for each true class and a column for each answer.
+        (c, c) float64, a row for each true class and a column for each answer; 0 between two questions.
 
     Raises:
-        StrategyError: If a class does not exist.
+        StrategyError: If a class does not exist, or truth and answer belong to two questions.
     """
-    costs = 1.0 - np.eye(len(class_names))
+    numbers = np.zeros(len(class_names)) if questions is None else np.asarray(questions)
+    same = numbers[:, None] == numbers
+    alone = same.sum(axis=0) == 1  # yes/no
+    costs = np.where(same, 1.0 - np.eye(len(class_names)), 0.0) + np.diag(alone.astype(np.float64))
     index = {name: i for i, name in enumerate(class_names)}
     strangers = sorted(worth.priced_classes - set(class_names))
     if strangers:
@@ -237,6 +295,11 @@ def cost_matrix(worth: Value, class_names: Sequence[str]) -> Floats:
         )
     for truth, answers in worth.costs.items():
         for answer, cost in answers.items():
+            if not same[index[truth], index[answer]]:
+                raise StrategyError(
+                    f"The costs of wrong answers name {answer!r} for {truth!r}, which is another question; expected "
+                    "classes of one question. Correct the setting."
+                )
             costs[index[truth], index[answer]] = cost
     return costs
 

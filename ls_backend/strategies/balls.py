@@ -106,8 +106,8 @@ def radius(pool: Pool, rng: np.random.Generator) -> float:
 
 
 def n_classes(pool: Pool) -> int:
-    """Return the number of classes as far as the pool tells it."""
+    """Return the number of classes as far as the pool tells it; a lone label makes two, yes and no."""
     for known in (pool.class_names, pool.labelled_counts):
         if known is not None:
-            return len(known)
-    return USUAL_CLASSES if pool.probabilities is None else pool.probabilities.shape[1]
+            return max(2, len(known))
+    return USUAL_CLASSES if pool.probabilities is None else max(2, pool.probabilities.shape[1])

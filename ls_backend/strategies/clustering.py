@@ -7,6 +7,7 @@ import numpy as np
 from ls_backend.strategies.diversity import squared_distances
 from ls_backend.strategies.kmeans import Clusters, assign, k_means
 from ls_backend.strategies.pool import Floats, Floats32, Indices, Pool
+from ls_backend.strategies.questions import answered, doubt
 from ls_backend.strategies.registry import picker
 from ls_backend.strategies.uncertainty import entropy, margin
 
@@ -75,9 +76,9 @@ def clue(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tup
     """
     if not k:
         return NO_PICKS
-    doubt = utilities * entropy(pool)
-    clusters = k_means(pool.embeddings, min(k, MAX_GROUPS), rng, doubt)
-    order, values = _in_turns(clusters, doubt, _closeness(clusters, utilities))
+    of_tasks = utilities * doubt(pool, entropy).of_tasks
+    clusters = k_means(pool.embeddings, min(k, MAX_GROUPS), rng, of_tasks)
+    order, values = _in_turns(clusters, of_tasks, _closeness(clusters, utilities))
     return order[:k], values[order[:k]], float(np.median(values))
 
 
@@ -96,6 +97,8 @@ def clue(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tup
 def drop_query(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tuple[Indices, Floats, float]:
     """The answer changes when a part of the embedding is blanked out; one such task of each group.
 
+    With several questions it is enough that the answer to one of them changes.
+
     Args:
         pool: n tasks as `reduction.view` makes them, with probabilities (n, c) and dropout probabilities (t, n, c).
         utilities: (n,) weights above 0, for the groups and inside them.
@@ -111,7 +114,10 @@ def drop_query(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) 
     assert pool.dropout_probabilities is not None  # `needs` is checked before a method is called
     if not k:
         return NO_PICKS
-    changes = (pool.dropout_probabilities.argmax(axis=2) != pool.probabilities.argmax(axis=1)).sum(axis=0)  # (n,)
+    differs = np.zeros(pool.dropout_probabilities.shape[:2], dtype=np.bool_)  # (t, n)
+    for columns in pool.blocks:
+        differs |= answered(pool.dropout_probabilities, columns) != answered(pool.probabilities, columns)
+    changes = differs.sum(axis=0)
     threshold = len(pool.dropout_probabilities) // 2 + 1
     while threshold > 0 and (changes >= threshold).sum() < min(DROPOUT_CANDIDATES_PER_PICK * k, pool.size):
         threshold -= 1
@@ -226,8 +232,8 @@ def cluster_margin(pool: Pool, utilities: Floats, k: int, rng: np.random.Generat
     """
     if not k:
         return NO_PICKS
-    doubt = margin(pool)
-    score = utilities * doubt
+    of_tasks = doubt(pool, margin).of_tasks
+    score = utilities * of_tasks
     labels = linked(pool.embeddings, min(k, MAX_CLUSTERS), rng)
     order = rng.permutation(pool.size)
     order = order[np.argsort(-score[order], kind="stable")][: CANDIDATES_PER_PICK * k]
@@ -237,7 +243,7 @@ def cluster_margin(pool: Pool, utilities: Floats, k: int, rng: np.random.Generat
     turn = np.empty(len(order), dtype=np.int64)
     turn[by_group] = np.arange(len(order)) - np.repeat(np.cumsum(present) - present, present)
     rows = order[np.lexsort((labels[order], sizes[labels[order]], turn))][:k]
-    return rows, doubt[rows], float(np.median(doubt))
+    return rows, of_tasks[rows], float(np.median(of_tasks))
 
 
 def linked(points: Floats32, n_groups: int, rng: np.random.Generator) -> Indices:

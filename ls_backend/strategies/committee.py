@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ls_backend.strategies.pool import Floats, Floats32, Indices, Pool
+from ls_backend.strategies.questions import distribution
 from ls_backend.strategies.registry import picker, scorer
 
 BLOCK_ROWS = 8192
@@ -17,10 +18,9 @@ JOINT_ROWS = 64
 TINY = 1e-30  # in the place of 0 below a logarithm
 
 
-def members(pool: Pool, start: int = 0, stop: int | None = None) -> Floats:
-    """Return what the members believe about some tasks of the pool, (t, b, c) float64 without rounding below 0."""
-    assert pool.member_probabilities is not None  # `needs` is checked before a method is called
-    return np.clip(pool.member_probabilities[:, start:stop], 0.0, 1.0).astype(np.float64)
+def members(beliefs: Floats32) -> Floats:
+    """Return what the members believe about some tasks, (t, b, c) float64 without rounding below 0."""
+    return np.clip(beliefs, 0.0, 1.0).astype(np.float64)
 
 
 def most_information(beliefs: Floats32) -> float:
@@ -90,7 +90,7 @@ def mean_kl(pool: Pool) -> Floats:
     assert pool.member_probabilities is not None  # `needs` is checked before a method is called
     divergence = np.empty(pool.size)
     for start in range(0, pool.size, BLOCK_ROWS):
-        p = members(pool, start, start + BLOCK_ROWS)
+        p = members(pool.member_probabilities[:, start : start + BLOCK_ROWS])
         ratio = np.divide(p, p.mean(axis=0), out=np.ones_like(p), where=p > 0)
         divergence[start : start + BLOCK_ROWS] = np.einsum("tnc,tnc->n", p, np.log(ratio)) / len(p)
     return np.clip(divergence / most_information(pool.member_probabilities), 0.0, 1.0)
@@ -119,14 +119,15 @@ def bald(pool: Pool) -> Floats:
     Source: Houlsby et al. 2011, equation 2.
     """
     assert pool.member_probabilities is not None  # `needs` is checked before a method is called
-    return np.clip(information(pool) / most_information(pool.member_probabilities), 0.0, 1.0)
+    return np.clip(information(pool.member_probabilities) / most_information(pool.member_probabilities), 0.0, 1.0)
 
 
-def information(pool: Pool) -> Floats:
+def information(beliefs: Floats32) -> Floats:
     """Return the mutual information (n,) in nats between the label of a task and the member that is right."""
-    shared = np.empty(pool.size)
-    for start in range(0, pool.size, BLOCK_ROWS):
-        p = members(pool, start, start + BLOCK_ROWS)
+    n = beliefs.shape[1]
+    shared = np.empty(n)
+    for start in range(0, n, BLOCK_ROWS):
+        p = members(beliefs[:, start : start + BLOCK_ROWS])
         shared[start : start + BLOCK_ROWS] = entropies(p.mean(axis=0)) - entropies(p).mean(axis=0)
     return np.maximum(shared, 0.0)
 
@@ -147,7 +148,8 @@ def batch_bald(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) 
     """A label would tell which members are right, beyond what the labels of the tasks ahead will tell.
 
     Joint answers are counted out while there are at most 1,024 of them, then sampled. The candidates are the 1,000
-    tasks with the largest `bald`, fewer when there are many classes.
+    tasks with the largest `bald`, fewer when there are many classes. Several questions have heads of their own, so what
+    their labels tell about the members adds up, and each keeps joint answers of its own.
 
     Args:
         pool: n tasks with member probabilities (t, n, c).
@@ -163,30 +165,51 @@ def batch_bald(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) 
     assert pool.member_probabilities is not None  # `needs` is checked before a method is called
     if not k:
         return np.zeros(0, dtype=np.int64), np.zeros(0), 0.0
-    n_members, _, n_classes = pool.member_probabilities.shape
-    alone = information(pool)
+    beliefs = [distribution(pool.member_probabilities, columns) for columns in pool.blocks]  # (t, n, c) each
+    most = sum(most_information(one) for one in beliefs)
+    each = [information(one) for one in beliefs]
+    alone = each[0] if len(each) == 1 else np.sum(each, axis=0)
     order = rng.permutation(pool.size)
-    n_candidates = min(MAX_CANDIDATES, max(MIN_CANDIDATES, MAX_CELLS // (MAX_ANSWERS * n_classes)))
+    n_answers = sum(one.shape[2] for one in beliefs)
+    n_candidates = min(MAX_CANDIDATES, max(MIN_CANDIDATES, MAX_CELLS // (MAX_ANSWERS * n_answers)))
     candidates = order[np.argsort(-(utilities * alone)[order], kind="stable")][:n_candidates]
-    p = np.clip(pool.member_probabilities[:, candidates], 0.0, 1.0).astype(np.float64)  # (t, m, c)
-    doubt = entropies(p).mean(axis=0)  # what stays open however much is known of the members
-    answers = Answers(np.ones((1, n_members)), np.ones(1))
+    disputes = [Dispute(members(one[:, candidates])) for one in beliefs]
     picked: list[int] = []
     values: list[float] = []
     for _ in range(min(k, MAX_JOINT, len(candidates))):
-        gained = np.maximum(answers.entropy_with(p) - answers.entropy() - doubt, 0.0)
+        gained = disputes[0].gains()
+        for dispute in disputes[1:]:
+            gained = gained + dispute.gains()
         gained[picked] = -1.0
         best = int(np.argmax(np.where(gained < 0, -1.0, utilities[candidates] * gained)))
         picked.append(best)
         values.append(float(gained[best]))
-        answers = answers.extended(p[:, best], rng)
+        for dispute in disputes:
+            dispute.settle(best, rng)
     rows = candidates[picked]
     keys = np.log(np.maximum(utilities * alone, TINY)) + rng.gumbel(size=pool.size)  # draws without replacement
     keys[rows] = -np.inf
     drawn = np.argsort(-keys, kind="stable")[: k - len(rows)]
-    most = most_information(pool.member_probabilities)
     shares = np.clip(np.concatenate([values, alone[drawn]]) / most, 0.0, 1.0)
     return np.concatenate([rows, drawn]), shares, min(float(np.median(alone)) / most, 1.0)
+
+
+class Dispute:
+    """What labels would tell about the members that answer one question, given the tasks taken so far."""
+
+    def __init__(self, p: Floats) -> None:
+        self._p = p  # (t, m, c)
+        self._doubt = entropies(p).mean(axis=0)  # what stays open however much is known of the members
+        self._answers = Answers(np.ones((1, len(p))), np.ones(1))
+
+    def gains(self) -> Floats:
+        """Information (m,) in nats of each candidate beyond the tasks taken."""
+        gained: Floats = np.maximum(self._answers.entropy_with(self._p) - self._answers.entropy() - self._doubt, 0.0)
+        return gained
+
+    def settle(self, row: int, rng: np.random.Generator) -> None:
+        """Count a candidate as labelled."""
+        self._answers = self._answers.extended(self._p[:, row], rng)
 
 
 class Answers:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ls_backend.strategies.pool import Floats, Floats32, Indices, Pool
+from ls_backend.strategies.pool import Blocks, Floats, Floats32, Indices, Pool
+from ls_backend.strategies.questions import distribution
 from ls_backend.strategies.registry import picker
 
 RIDGE = 0.01
@@ -65,7 +66,7 @@ def bait(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tup
 
     The approximation that keeps it fast: one answer against all others, so that the information of a task is a single
     number times z z', and matrices are q x q instead of c q x c q. Twice as many tasks as wanted are taken one by one,
-    then the least needed are given back. Labelled tasks weigh by `labelled_probabilities`; where the pool lacks them,
+    then the least needed are given back. With several questions that number is their mean. Labelled tasks weigh by `labelled_probabilities`; where the pool lacks them,
     as the mean of the pool.
 
     Args:
@@ -82,13 +83,13 @@ def bait(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tup
     if not k:
         return np.zeros(0, dtype=np.int64), np.zeros(0), 0.0
     assert pool.probabilities is not None  # `needs` is checked before a method is called
-    information = _information(pool.probabilities)
+    information = _information(pool.probabilities, pool.blocks)
     fisher = _weighted(pool.embeddings, information) / pool.size
     start: Floats = RIDGE * np.eye(pool.embeddings.shape[1])
     if pool.labelled_embeddings is not None and len(pool.labelled_embeddings):
         known: Floats = np.full(len(pool.labelled_embeddings), float(information.mean()))
         if pool.labelled_probabilities is not None:
-            known = _information(pool.labelled_probabilities)
+            known = _information(pool.labelled_probabilities, pool.blocks)
         start = start + _weighted(pool.labelled_embeddings, known)
     promise = utilities * information
     candidates = _candidates(promise, max(MIN_CANDIDATES // 2, OVERSAMPLING * k), rng)
@@ -112,9 +113,14 @@ def bait(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tup
     return candidates[list(values)], np.fromiter(values.values(), dtype=np.float64), min(typical / unit, 1.0)
 
 
-def _information(probabilities: Floats32) -> Floats:
-    likeliest: Floats = np.clip(probabilities.max(axis=1).astype(np.float64), 0.0, 1.0)
-    return likeliest * (1.0 - likeliest)
+def _information(probabilities: Floats32, blocks: Blocks) -> Floats:
+    """Return p1 (1 - p1) of each task, the mean over its questions."""
+    total: Floats = np.zeros(len(probabilities))
+    for columns in blocks:
+        most = distribution(probabilities, columns).max(axis=1)
+        likeliest: Floats = np.clip(most.astype(np.float64), 0.0, 1.0)
+        total += likeliest * (1.0 - likeliest)
+    return total / len(blocks)
 
 
 def _weighted(points: Floats32, weights: Floats) -> Floats:

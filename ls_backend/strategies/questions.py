@@ -87,6 +87,17 @@ def asked(pool: Pool, columns: Indices) -> Pool:
     return one
 
 
+def groups(pool: Pool) -> list[tuple[Indices, bool]]:
+    """Return the columns whose classes compare with each other, and whether those are yes/no questions.
+
+    The classes of a choice compare with each other, and so do all labels that hold or not by themselves.
+    """
+    choices = [columns for columns in pool.blocks if len(columns) > 1]
+    labels = [columns for columns in pool.blocks if len(columns) == 1]
+    found = [(columns, False) for columns in choices]
+    return [*found, (np.sort(np.concatenate(labels)), True)] if labels else found
+
+
 def distribution(values: Floats32, columns: Indices) -> Floats32:
     """Return the distribution (..., q) over the answers to one question; a lone column p becomes 1 - p and p."""
     answers: Floats32 = values if len(columns) == values.shape[-1] else values.take(columns, axis=-1)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ls_backend.strategies import registry
 from ls_backend.strategies.pool import Floats, Indices
 from ls_backend.strategies.problem import Problem
+from ls_backend.strategies.questions import answered, groups
 from ls_backend.strategies.regimes import RANDOM
 
 MAX_PARTS = 3
@@ -93,11 +94,26 @@ def _words(problem: Problem, name: str, row: int, factor: float, ratio: float, m
         "representativeness": objectives.representativeness.method,
     }[name]
     words = registry.find(name, chosen).words
+    about = _most_doubtful(problem, row) if name == "uncertainty" else ""
     number = NUMBER.search(words)
     if number is None:
-        return words + _compared(ratio)
+        return words + _compared(ratio) + about
     usual = number[0].format(value=median, rest=1.0 - median)
-    return f"{words.format(value=factor, rest=1.0 - factor)} (usually {usual})"
+    return f"{words.format(value=factor, rest=1.0 - factor)} (usually {usual}){about}"
+
+
+def _most_doubtful(problem: Problem, row: int) -> str:
+    """Name the question that is most in doubt, where there are several, by its likeliest answer."""
+    view = problem.view
+    if problem.most is None:
+        return ""
+    blocks, number = view.blocks, int(problem.most[row])
+    if number >= len(blocks):
+        return ", most of it found elsewhere"
+    assert view.probabilities is not None  # or there would be no blocks
+    columns = blocks[number]
+    likeliest = int(columns[np.argmax(view.probabilities[row, columns])])
+    return f", most about {view.class_shown(likeliest)} {view.probabilities[row, likeliest]:.2f}"
 
 
 def _preferred(problem: Problem, field: str, row: int, factor: float, ratio: float) -> str:
@@ -120,10 +136,14 @@ def _missing_class(problem: Problem, row: int) -> str:
     view = problem.view
     assert view.probabilities is not None  # balance is a factor only with a model
     worth = problem.deficit().of_classes()
-    above = worth - worth.min()  # so that a class with many labels is not named for being the best guess
+    above = worth.copy()
+    for columns, _ in groups(view):
+        above[columns] -= worth[columns].min()  # so that a class with many labels is not named for being the best guess
     index = int(np.argmax(view.probabilities[row] * (above if above.any() else worth)))
     n_labels = 0 if view.labelled_counts is None else int(view.labelled_counts[index])
-    chance = "likely" if index == int(np.argmax(view.probabilities[row])) else "perhaps"
+    asked = next(columns for columns in view.blocks if index in columns)
+    answer = int(answered(view.probabilities[row], asked))
+    chance = "likely" if answer == (1 if len(asked) == 1 else asked.tolist().index(index)) else "perhaps"
     return f"{chance} {view.class_shown(index)}, which has {n_labels} label{'' if n_labels == 1 else 's'}"
 
 

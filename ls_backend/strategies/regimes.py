@@ -16,7 +16,7 @@ import numpy as np
 from ls_backend.settings import Diversity
 from ls_backend.strategies.plan import IMBALANCED, Plan
 from ls_backend.strategies.pool import Floats, Pool
-from ls_backend.strategies.questions import any_doubts
+from ls_backend.strategies.questions import any_doubts, groups
 
 RANDOM = "random"
 COLD_START = "cold start"
@@ -100,17 +100,21 @@ def imbalance(pool: Pool) -> Imbalance:
         pool: Tasks with probabilities (n, c), and the labels so far.
 
     Returns:
-        The most frequent and the rarest class and their ratio; 1 without any label.
+        The most frequent and the rarest class, of the question where they are farthest apart, and their ratio; 1
+        without any label.
     Source: Gelman et al. 2013, Bayesian Data Analysis, 3rd edition, section 3.4.
     """
     assert pool.probabilities is not None  # asked only where there is a model
-    expected = pool.probabilities.sum(axis=0, dtype=np.float64)
-    if pool.labelled_counts is not None:
-        expected = expected + pool.labelled_counts
-    shares: Floats = expected / max(float(expected.sum()), 1.0)
-    evidence: Floats = _n_labels(pool) * shares + ASSUMED_LABELS  # (c,) labels
-    most, least = int(np.argmax(evidence)), int(np.argmin(evidence))
-    return Imbalance(most, least, float(evidence[most] / evidence[least]))
+    counts = pool.labelled_counts
+    expected = pool.probabilities.sum(axis=0, dtype=np.float64) + (0.0 if counts is None else counts)
+    found: list[Imbalance] = []
+    for columns, _ in groups(pool):
+        shares: Floats = expected[columns] / max(float(expected[columns].sum()), 1.0)
+        n_labels = _n_labels(pool) if counts is None else float(counts[columns].sum())
+        evidence: Floats = n_labels * shares + ASSUMED_LABELS  # (q,) labels
+        most, least = int(np.argmax(evidence)), int(np.argmin(evidence))
+        found.append(Imbalance(int(columns[most]), int(columns[least]), float(evidence[most] / evidence[least])))
+    return max(found, key=lambda one: one.ratio)
 
 
 def _before_the_first_model(pool: Pool, plan: Plan, diversity: Diversity) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ls_backend.strategies.kmeans import plus_plus
 from ls_backend.strategies.pool import Floats, Floats32, Indices, Pool
+from ls_backend.strategies.questions import answered, doubt
 from ls_backend.strategies.registry import picker
 from ls_backend.strategies.uncertainty import margin
 
@@ -29,7 +30,8 @@ def badge(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tu
     """Tasks that would pull the model hard, and each in another direction.
 
     The gradient of the last layer under the most likely answer is an outer product, so the distance of two gradients
-    follows from the distances of their factors, and the c q numbers of a gradient are never made.
+    follows from the distances of their factors, and the c q numbers of a gradient are never made. Several questions
+    have a gradient each, and those of a task are laid side by side.
 
     Args:
         pool: n tasks as `reduction.view` makes them, with probabilities (n, c).
@@ -65,10 +67,15 @@ def badge(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tu
 
 
 def _residuals(pool: Pool) -> Floats32:
-    """Gradient (n, c) of the loss by the logits, if the most likely answer were the truth."""
+    """Gradient (n, c) of the loss by the logits, if the most likely answer to each question were the truth."""
     assert pool.probabilities is not None  # `needs` is checked before a method is called
     residuals = pool.probabilities.copy()
-    residuals[np.arange(pool.size), residuals.argmax(axis=1)] -= 1.0
+    for columns in pool.blocks:
+        answers = answered(pool.probabilities, columns)
+        if len(columns) == 1:
+            residuals[:, columns[0]] -= answers  # the logit of yes
+        else:
+            residuals[np.arange(pool.size), columns[answers]] -= 1.0
     return residuals
 
 
@@ -95,6 +102,8 @@ def _filled(rows: Indices, utilities: Floats, k: int, rng: np.random.Generator) 
 def falcun(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tuple[Indices, Floats, float]:
     """The model hesitates, and between other classes than for the tasks ahead.
 
+    Distances add up over the answers to all questions.
+
     Args:
         pool: n tasks with probabilities (n, c).
         utilities: (n,) weights above 0 of the draws; equal ones give the plain method.
@@ -106,12 +115,16 @@ def falcun(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> t
     Source: Gilhuber et al. 2024, equations 2 to 5, gamma = 10.
     """
     assert pool.probabilities is not None  # `needs` is checked before a method is called
-    columns, doubt = np.ascontiguousarray(pool.probabilities.T), margin(pool)  # (c, n): long rows add up fast
-    distance = doubt.copy()
+    of_tasks = doubt(pool, margin).of_tasks
+    columns = np.ascontiguousarray(pool.probabilities.T)  # (c, n): long rows add up fast
+    for asked in pool.blocks:
+        if len(asked) == 1:
+            columns[asked] *= 2.0  # "no" differs by as much as "yes"
+    distance = of_tasks.copy()
     left = np.ones(pool.size, dtype=np.bool_)
     rows, values = np.empty(k, dtype=np.int64), np.empty(k)
     for position in range(k):
-        relevance = (doubt + distance) / 2.0
+        relevance = (of_tasks + distance) / 2.0
         chances = np.where(left, utilities * _tenth(relevance), 0.0)
         if not chances.any():  # certain everywhere
             chances = np.where(left, utilities, 0.0)
@@ -125,7 +138,7 @@ def falcun(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> t
             distance, np.abs(columns - columns[:, [row]]).sum(axis=0)
         )  # 0 for the row itself, so only the top moves
         distance /= max(float(distance.max()), TINY)
-    return rows, np.clip(values, 0.0, 1.0), float(np.median(doubt)) if pool.size else 0.0
+    return rows, np.clip(values, 0.0, 1.0), float(np.median(of_tasks)) if pool.size else 0.0
 
 
 def _tenth(values: Floats) -> Floats:
