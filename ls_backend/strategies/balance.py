@@ -285,7 +285,7 @@ def cost_matrix(worth: Value, class_names: Sequence[str], questions: Sequence[in
     numbers = np.zeros(len(class_names)) if questions is None else np.asarray(questions)
     same = numbers[:, None] == numbers
     alone = same.sum(axis=0) == 1  # yes/no
-    costs = np.where(same, 1.0 - np.eye(len(class_names)), 0.0) + np.diag(alone.astype(np.float64))
+    costs: Floats = np.where(same, 1.0 - np.eye(len(class_names)), 0.0) + np.diag(alone.astype(np.float64))
     index = {name: i for i, name in enumerate(class_names)}
     strangers = sorted(worth.priced_classes - set(class_names))
     if strangers:

@@ -65,9 +65,9 @@ def bait(pool: Pool, utilities: Floats, k: int, rng: np.random.Generator) -> tup
     """Labels that would pin down what the model says about the whole pool.
 
     The approximation that keeps it fast: one answer against all others, so that the information of a task is a single
-    number times z z', and matrices are q x q instead of c q x c q. Twice as many tasks as wanted are taken one by one,
-    then the least needed are given back. With several questions that number is their mean. Labelled tasks weigh by `labelled_probabilities`; where the pool lacks them,
-    as the mean of the pool.
+    number times z z', and matrices are q x q instead of c q x c q; with several questions it is the mean of their
+    numbers. Twice as many tasks as wanted are taken one by one, then the least needed are given back. Labelled tasks
+    weigh by `labelled_probabilities`; where the pool lacks them, as the mean of the pool.
 
     Args:
         pool: n tasks as `reduction.view` makes them, with probabilities (n, c).

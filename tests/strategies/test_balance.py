@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ls_backend.errors import StrategyError, StrategyNotReady
 from ls_backend.settings import Balance, Value
-from ls_backend.strategies import Plan, Pool, cost_matrix, unit_rows
+from ls_backend.strategies import Plan, Pool, cost_matrix, rank, unit_rows
 from ls_backend.strategies.balance import cbal, class_deficit, minority, value
 
 
@@ -153,3 +153,100 @@ def test_costs_of_a_class_that_does_not_exist_name_it(costs):
 def test_a_plan_names_the_classes_of_its_costs():
     plan = Plan.from_json({"objectives": {"value": {"costs": {"crack": {"fine": 20}}}}})
     assert plan.named_classes == {"crack", "fine"}
+
+
+QUESTIONS = [0, 0, 0, 1, 2, 3]  # a choice of three and three labels
+
+
+def several(probabilities, counts, questions=QUESTIONS):
+    names = tuple("abcdef"[: len(questions)])
+    embeddings = np.ones((len(probabilities), 1))
+    return Pool(embeddings, probabilities, labelled_counts=counts, class_names=names, questions=questions)
+
+
+@pytest.mark.parametrize("method", ["deficit", "minority", "cbal"])
+def test_classes_are_compared_inside_a_choice_and_labels_with_each_other(method):
+    probabilities = [[0.5, 0.3, 0.2, 0.9, 0.1, 0.5], [0.1, 0.3, 0.6, 0.7, 0.7, 0.1]]
+    counts = np.array([8, 1, 3, 40, 2, 6])
+    worth = class_deficit(several(probabilities, counts), Balance(method=method), 6).of_classes()
+    choice = class_deficit(pool_of(np.full((2, 3), 1 / 3), counts[:3]), Balance(method=method), 6).of_classes()
+    # 3 / 2 of the labels hold for a task, so a batch of 6 brings 9
+    labels = class_deficit(pool_of(np.full((2, 3), 1 / 3), counts[3:]), Balance(method=method), 9).of_classes()
+    assert worth == pytest.approx([*choice, *labels])
+
+
+def test_a_task_is_worth_what_its_classes_are_beyond_those_with_most_labels():
+    probabilities = np.array([[0.5, 0.3, 0.2, 0.9, 0.1, 0.5], [0.1, 0.3, 0.6, 0.7, 0.7, 0.1]])
+    state = class_deficit(several(probabilities, [8, 1, 3, 40, 2, 6]), Balance(), 5)
+    worth = state.of_classes()
+    for row, found in zip(probabilities, state.of_tasks(probabilities), strict=True):
+        choice = sum(row[i] * (worth[i] - worth[:3].min()) for i in range(3))
+        labels = sum(row[i] * (worth[i] - worth[3:].min()) for i in range(3, 6))
+        assert found == pytest.approx(min(1, worth.min() + choice + labels))
+
+
+def test_where_labels_are_even_the_number_of_labels_of_a_task_does_not_matter():
+    probabilities = [[0, 0, 0], [1, 0, 0], [1, 1, 1], [0.5, 0.2, 0]]
+    worth = class_deficit(several(probabilities, [5, 5, 5], [0, 1, 2]), Balance(), 3).of_tasks(np.array(probabilities))
+    assert np.ptp(worth) < 1e-9
+
+
+def test_a_rare_label_counts_as_much_beside_a_frequent_one_as_alone():
+    probabilities = np.array([[1, 0, 0], [1, 0, 1], [0, 0, 1], [0, 0, 0]])
+    worth = class_deficit(several(probabilities, [50, 20, 1], [0, 1, 2]), Balance(), 3).of_tasks(probabilities)
+    assert worth[1] == pytest.approx(worth[2])
+    assert worth[0] == pytest.approx(worth[3])
+    assert worth[1] > 2.9 * worth[0]
+
+
+def test_picks_count_for_the_labels_they_are_expected_to_hold():
+    state = class_deficit(several([[0.2, 0.3, 0.5, 1, 1, 0]], [4, 4, 4, 4, 4, 4]), Balance(), 3)
+    even = state.of_classes()
+    for _ in range(8):
+        state.add(np.array([0.2, 0.3, 0.5, 1, 1, 0], dtype=np.float32))
+    after = state.of_classes()
+    assert np.allclose(even, 0.5)
+    assert np.argsort(after[:3]).tolist() == [2, 1, 0]
+    assert after[3] == after[4] < after[5]
+
+
+def test_shares_are_those_within_a_question_and_those_not_named_are_even():
+    target = {"a": 2, "b": 1, "c": 1}
+    worth = class_deficit(several(np.full((1, 6), 1 / 3), [2, 1, 1, 6, 2, 4]), Balance(target=target), 3).of_classes()
+    assert worth[0] == pytest.approx(worth[1]) == pytest.approx(worth[2])
+    assert worth[3] < worth[5] < worth[4]
+
+
+def test_a_target_of_the_input_is_the_share_of_each_label_among_the_labels():
+    probabilities = [[0.2, 0.3, 0.5, 0.8, 0.2, 0.6], [0.2, 0.3, 0.5, 0.8, 0.2, 0.6]]
+    pool = several(probabilities, [2, 3, 5, 8, 2, 6])
+    worth = class_deficit(pool, Balance(target="input"), 3).of_classes()
+    assert np.allclose(worth, 0.5)
+    nothing = several(np.tile([1, 0, 0, 0, 0, 0], (2, 1)), [2, 3, 5, 8, 2, 6])
+    assert np.isfinite(class_deficit(nothing, Balance(target="input"), 3).of_classes()).all()
+
+
+def test_value_over_several_questions_is_what_likely_classes_are_worth_beyond_the_ordinary():
+    probabilities = np.array([[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0], [0, 1, 0, 0.5, 1, 0]])
+    worth = value(several(probabilities, None), Value(classes={"b": 3, "d": 4, "e": 0.5}))
+    assert worth == pytest.approx(np.array([1, 3, 4, 1 + 2 + 1.5 - 0.5]) / 4)
+
+
+def test_costs_lie_inside_a_question_and_those_of_a_label_are_of_any_wrong_answer():
+    worth = Value(costs={"crack": {"fine": 20}, "rust": {"rust": 5}})
+    found = cost_matrix(worth, ["fine", "crack", "rust", "dirt"], [0, 0, 1, 2])
+    assert found.tolist() == [[0, 1, 0, 0], [20, 0, 0, 0], [0, 0, 5, 0], [0, 0, 0, 1]]
+    with pytest.raises(StrategyError, match="'rust' for 'crack', which is another question"):
+        cost_matrix(Value(costs={"crack": {"rust": 2}}), ["fine", "crack", "rust", "dirt"], [0, 0, 1, 2])
+
+
+def test_missing_labels_matter_where_one_question_is_uneven():
+    even = np.tile([1 / 3, 1 / 3, 1 / 3, 0.5, 0.5, 0.5], (20, 1))
+    uneven = np.tile([1 / 3, 1 / 3, 1 / 3, 0.5, 0.1, 0.5], (20, 1))
+    plan = Plan.from_json({"objectives": {"balance": {"above": 3}}})
+    for beliefs, regime in ((even, "low budget"), (uneven, "imbalance guard")):
+        pool = several(beliefs, np.zeros(6))
+        ranking = rank(pool, plan, 3, np.random.default_rng(0))
+        assert ranking.regime == regime
+        assert ("balance" in ranking.factors) == (regime == "imbalance guard")
+    assert ranking.regime_reason == "'d' is about 5 times as frequent as 'e', so missing classes come first"

@@ -7,7 +7,11 @@ import pytest
 import scipy.stats
 
 from ls_backend.strategies import Plan, Pool, rank, strategies, unit_rows
+from ls_backend.strategies.clustering import clue, cluster_margin, drop_query
+from ls_backend.strategies.committee import batch_bald
+from ls_backend.strategies.fisher import _information, bait
 from ls_backend.strategies.questions import answered, asked, distribution, doubt, known_doubts
+from ls_backend.strategies.sampling import badge, falcun
 from ls_backend.strategies.uncertainty import entropy, margin
 
 MEASURES = [method.name for method in strategies() if method.objective == "uncertainty"]
@@ -169,3 +173,140 @@ def test_answers_are_the_likeliest_ones():
     assert answered(values, np.array([0, 2])).tolist() == [[1, 0]]
     assert answered(values, np.array([1])).tolist() == [[1, 0]]
     assert distribution(values, np.array([1]))[0] == pytest.approx(np.array([[0.3, 0.7], [0.5, 0.5]]))
+
+
+def labels_pool(probabilities, **fields):
+    p = np.asarray(probabilities, dtype=np.float32)
+    return Pool(unit_rows(np.ones((len(p), 2))), p, questions=np.arange(p.shape[1]), **fields)
+
+
+def test_a_reason_names_the_label_most_in_doubt():
+    pool = labels_pool([[0.9, 0.48], [0.99, 0.01], [0.98, 0.03]], class_names=("dirt", "crack"))
+    reason = rank(pool, Plan.preset("margin"), 1, np.random.default_rng(0)).reasons[0]
+    assert reason == "margin 0.42 (usually 0.95), most about 'crack' 0.48"
+
+
+def test_a_reason_names_the_likeliest_class_of_the_choice_most_in_doubt_and_what_came_from_elsewhere():
+    p = [[0.5, 0.1, 0.4, 0.99], [1, 0, 0, 1]]
+    pool = Pool(np.eye(2), p, questions=[0, 0, 0, 1], class_names=("sun", "rain", "fog", "crack"))
+    assert "most about 'sun' 0.50" in rank(pool, Plan.preset("margin"), 1, np.random.default_rng(0)).reasons[0]
+    doubted = replace(pool, doubts=np.array([[0.95], [0.0]]))
+    assert "most of it found elsewhere" in rank(doubted, Plan.preset("margin"), 1, np.random.default_rng(0)).reasons[0]
+
+
+@pytest.mark.parametrize(("chance", "word"), [(0.7, "likely"), (0.4, "perhaps")])
+def test_a_reason_names_the_label_that_lacks_labels(chance, word):
+    pool = labels_pool([[0.9, chance]] + [[0.9, 0.0]] * 5, class_names=("dirt", "crack"), labelled_counts=[40, 3])
+    plan = Plan.from_json({"preset": "random", "objectives": {"balance": {}}, "explore": 0})
+    ranking = rank(pool, plan, 1, np.random.default_rng(0))
+    assert ranking.indices[0] == 0
+    assert ranking.reasons[0] == f"{word} 'crack', which has 3 labels"
+
+
+def gradients(pool):
+    """Of the loss by the weights of the heads (n, c q), if the likeliest answers were true."""
+    rows = []
+    for p, z in zip(pool.probabilities, pool.embeddings, strict=True):
+        truth = np.zeros(7)
+        for columns in ([0, 2, 4], [5, 6]):
+            truth[columns[int(np.argmax(p[columns]))]] = 1
+        truth[[1, 3]] = np.round(p[[1, 3]])
+        rows.append(np.outer(p - truth, z).ravel())
+    return np.array(rows)
+
+
+def test_badge_draws_by_the_distance_of_the_gradients_of_all_heads():
+    pool = make_pool()
+    rows, values, _ = badge(pool, np.ones(40), 8, np.random.default_rng(0))
+    g = gradients(pool)
+    lengths = np.linalg.norm(g, axis=1)
+    assert rows[0] == np.argmax(lengths)
+    for position in range(1, 8):
+        nearest = np.linalg.norm(g[rows[:position]] - g[rows[position]], axis=1).min()
+        assert values[position] == pytest.approx(min(nearest / (2 * lengths.max()), 1), abs=1e-5)
+
+
+def joint_information(beliefs, rows):
+    """Mutual information between the joint answers of some tasks and the member that is right, counted out."""
+    t, n_answers = len(beliefs), beliefs.shape[2]
+    joint = np.array(
+        [
+            [
+                np.prod([beliefs[member, row, answer] for row, answer in zip(rows, answers, strict=True)])
+                for member in range(t)
+            ]
+            for answers in np.ndindex(*(n_answers,) * len(rows))
+        ]
+    )
+    return scipy.stats.entropy(joint.mean(axis=1)) - np.mean([scipy.stats.entropy(joint[:, m]) for m in range(t)])
+
+
+def test_batch_bald_adds_up_what_the_labels_tell_about_the_members_of_each_head():
+    pool = make_pool(n=10)
+    members = pool.member_probabilities.astype(float)
+    heads = [members[:, :, [0, 2, 4]], members[:, :, [5, 6]]]
+    heads += [np.stack([1 - members[:, :, column], members[:, :, column]], axis=2) for column in (1, 3)]
+    rows, values, _ = batch_bald(pool, np.ones(10), 3, np.random.default_rng(0))
+    most = sum(np.log(min(4, head.shape[2])) for head in heads)
+    taken = []
+    for row, found in zip(rows.tolist(), values, strict=True):
+        gains = [
+            sum(
+                joint_information(head, [*taken, other]) - (joint_information(head, taken) if taken else 0)
+                for head in heads
+            )
+            if other not in taken
+            else -1.0
+            for other in range(10)
+        ]
+        assert row == int(np.argmax(gains))
+        assert found == pytest.approx(gains[row] / most, abs=1e-5)
+        taken.append(row)
+
+
+def test_drop_query_asks_where_any_answer_hangs_on_details():
+    p = np.full((60, 2), 0.1, dtype=np.float32)
+    masked = np.repeat(p[None], 5, axis=0)
+    masked[:, :30, 1] = 0.9  # the second label appears in the first half of the tasks
+    rng = np.random.default_rng(0)
+    points = unit_rows(rng.normal(size=(60, 4)))
+    pool = Pool(points, p, questions=[0, 1], dropout_probabilities=masked)
+    rows, _, _ = drop_query(pool, np.ones(60), 1, rng)
+    assert rows[0] < 30
+
+
+def test_falcun_measures_yes_and_no_alike():
+    rng = np.random.default_rng(0)
+    yes = rng.random((50, 2)).astype(np.float32)
+    choices = np.stack([1 - yes[:, 0], yes[:, 0], 1 - yes[:, 1], yes[:, 1]], axis=1)
+    labels = Pool(np.ones((50, 1)), yes, questions=[0, 1])
+    pairs = Pool(np.ones((50, 1)), choices, questions=[0, 0, 1, 1])
+    mixed = Pool(np.ones((50, 1)), choices[:, [0, 1, 3]], questions=[0, 0, 1])
+    first, *others = (falcun(pool, np.ones(50), 20, np.random.default_rng(3)) for pool in (labels, pairs, mixed))
+    for rows, values, _ in others:
+        assert rows.tolist() == first[0].tolist()
+        assert values == pytest.approx(first[1], abs=1e-5)
+
+
+def test_bait_weighs_a_task_by_the_mean_over_its_questions():
+    yes = np.random.default_rng(0).random((50, 1)).astype(np.float32)
+    points = unit_rows(np.random.default_rng(1).normal(size=(50, 5)))
+    alone = bait(Pool(points, yes, questions=[0]), np.ones(50), 5, np.random.default_rng(3))
+    twice = bait(Pool(points, yes[:, [0, 0]], questions=[0, 1]), np.ones(50), 5, np.random.default_rng(3))
+    assert alone[0].tolist() == twice[0].tolist()
+    sure = np.concatenate([yes, np.zeros_like(yes)], axis=1)  # a second label nobody doubts halves the information
+    halved = _information(sure, (np.array([0]), np.array([1])))
+    assert halved == pytest.approx(yes[:, 0] * (1 - yes[:, 0]) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(("picker", "measure"), [(clue, entropy), (cluster_margin, margin)])
+def test_batches_of_doubtful_tasks_look_at_all_questions_and_doubts(picker, measure):
+    pool = make_pool(doubts=np.random.default_rng(1).random((40, 1)))
+    flat = doubt(pool, measure).of_tasks
+    assert picker(pool, np.ones(40), 6, np.random.default_rng(0))[0].tolist() == reference(picker, pool, flat)
+
+
+def reference(picker, pool, doubts):
+    """What the picker takes if the doubts are all there is."""
+    alone = replace(pool, probabilities=None, doubts=doubts[:, None], member_probabilities=None)
+    return picker(alone, np.ones(pool.size), 6, np.random.default_rng(0))[0].tolist()
