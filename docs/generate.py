@@ -110,6 +110,20 @@ def strategies_page() -> str:
         "",
         "Without a model every plan that asks for one falls back to plain coverage of the pool.",
         "",
+        "## Several questions",
+        "",
+        (
+            "A single choice is one question. A label that holds or not by itself, of a multiple choice or as a class "
+            "of regions, is a yes/no question, and a label config with several controls asks several questions of a "
+            "task. Methods judge question by question; the formulas below are those of one. Doubt is the mean over the "
+            "questions, and a doubt found elsewhere, such as that of a detector about its boxes, is one more question. "
+            "Balance compares the classes of a choice with each other, and all yes/no labels with each other; target "
+            "shares are shares among them. A task then counts by what its likely classes are worth beyond those with "
+            "most labels, so that a rare label counts as much beside a frequent one as alone. Costs are those inside "
+            'a question; a wrong answer about a label costs what is given as `{"crack": {"crack": 5}}`, and 1 '
+            "where nothing is. `value` adds up what the likely classes are worth beyond 1."
+        ),
+        "",
         "## Methods",
         "",
         (
