@@ -10,6 +10,7 @@ random crops it was trained on.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import pickle
@@ -70,6 +71,15 @@ class Backbone:
         chunk = _CHUNK[torch.device(self.device).type]
         rows = [self._embed(images[start : start + chunk]) for start in range(0, len(images), chunk)]
         return np.concatenate(rows) if rows else np.zeros((0, self.dim), np.float32)
+
+    def network(self) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+        """Hand out a copy of the network, for other uses than embedding.
+
+        Returns:
+            The network in evaluation mode, frozen; mean and standard deviation (3, 1, 1) of the pixels 0 to 255 that
+            it was trained on.
+        """
+        return copy.deepcopy(self._network), self._mean, self._std
 
     def _embed(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         pixels = torch.from_numpy(np.stack([_square(image, self.input_px) for image in images]))  # (n, px, px, 3)
