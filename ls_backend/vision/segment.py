@@ -8,6 +8,7 @@ for each of four flips, and kept in memory, so that an epoch costs the head alon
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,8 +51,11 @@ _DROPPED = 0.1  # share of the head's channels blanked out while it learns
 _FLIPS = 4
 _CACHE_BYTES = 2**30  # maps kept in memory: 60 images of 256 px, four flips each, take an eighth of it
 _HEAD_RATE, _BACKBONE_RATE, _DECAY = 2e-3, 1e-4, 1e-2
-_FROZEN = Schedule(epochs=60, batch=8, patience=12, measure_every=2)
-_FINETUNED = Schedule(epochs=40, batch=8, patience=10, measure_every=2)
+_BATCH = 8
+_STEPS = 400  # as many for few images as for many, within limits
+_FEWEST_EPOCHS, _MOST_EPOCHS = 12, 80
+_PATIENCE = 0.25  # of the epochs
+_MEASURINGS = 20
 _CALIBRATION_PIXELS = 50_000
 _JUDGED_TOGETHER = 8
 _SMALL = 1 / 16  # of the longer side: the small area in which a class is looked for
@@ -115,7 +119,7 @@ def fit(
         examples: Images and class maps; empty maps are examples of nothing.
         learn: (m,) int64, examples to learn from, m >= 1.
         holdout: (k,) int64, examples to measure on; may be empty.
-        recipe: How; without epochs 60 for a frozen backbone and 40 for one that learns.
+        recipe: Classes, depth, time budget, seed; without epochs as many as make 400 steps, within 12 to 80.
         folder: For a checkpoint to go on from; None keeps none.
         report: Told the progress; False cancels.
 
@@ -133,16 +137,15 @@ def fit(
     watch = Watch(recipe.seconds, report)
     pyramid = Pyramid(backbone, trainable=recipe.finetune)
     with seeded(recipe.seed):
-        head = _Head(pyramid.channels, 1 + recipe.n_classes).to(backbone.device)
+        head = _head(pyramid, recipe.n_classes, backbone.device)
     material = _Material(pyramid, examples, recipe, backbone.device)
-    plan = _FINETUNED if recipe.finetune else _FROZEN
     course = Course(
         network=nn.ModuleDict({"pyramid": pyramid, "head": head} if recipe.finetune else {"head": head}),
         optimizer=_optimizer(pyramid, head),
         loss_of=lambda batch, rng: _batch_loss(head, material, batch, rng),
         measure=(lambda: ious(_confusion(head, material, holdout))["mean_iou"]) if len(holdout) else None,
         learn=learn,
-        schedule=plan if recipe.epochs is None else replace(plan, epochs=recipe.epochs),
+        schedule=_schedule(len(learn), recipe),
         seed=recipe.seed,
         watch=watch,
         identity=material.identity(backbone.identity, learn, holdout),
@@ -158,23 +161,24 @@ def fit(
     )
 
 
-def load(backbone: Backbone, arrays: Mapping[str, NDArray[Any]], n_classes: int) -> Segmenter:
+def load(backbone: Backbone, arrays: Mapping[str, NDArray[Any]], n_classes: int, device: str) -> Segmenter:
     """Make the segmenter whose arrays `fit` returned.
 
     Args:
-        backbone: The one it was trained with.
+        backbone: The one it was trained on, on the device.
         arrays: Of `Fitted`.
         n_classes: Classes of the label config.
+        device: Where the backbone lies.
 
     Returns:
-        A model that judges, on the device of the backbone.
+        A model that judges.
 
     Raises:
         SettingsError: If the backbone has no feature maps.
         StoreError: If the arrays are not those of a segmenter with this backbone and these classes.
     """
     pyramid = Pyramid(backbone)
-    head = _Head(pyramid.channels, 1 + n_classes).to(backbone.device)
+    head = _head(pyramid, n_classes, device)
     finetuned = any(name.startswith("pyramid.") for name in arrays)
     network = nn.ModuleDict({"pyramid": pyramid, "head": head} if finetuned else {"head": head})
     try:
@@ -188,7 +192,7 @@ def load(backbone: Backbone, arrays: Mapping[str, NDArray[Any]], n_classes: int)
             f"The model is no segmenter of {n_classes} classes on {backbone.name}: {reason}.",
             hint="Train again; the label config or the backbone has changed since.",
         ) from error
-    return Segmenter(pyramid, head.eval(), temperature, backbone.device)
+    return Segmenter(pyramid, head.eval(), temperature, device)
 
 
 class Segmenter:
@@ -261,9 +265,6 @@ class _Head(nn.Module):
         )
         self.call = nn.Sequential(
             nn.Dropout2d(_DROPPED),
-            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1),
-            _norm(),
-            nn.ReLU(),
             nn.Conv2d(_WIDTH, n_outputs, 1),
         )
 
@@ -277,8 +278,23 @@ class _Head(nn.Module):
         return logits
 
 
+def _head(pyramid: Pyramid, n_classes: int, device: str) -> _Head:
+    return _Head(pyramid.channels, 1 + n_classes).to(device).to(memory_format=torch.channels_last)
+
+
 def _norm() -> nn.Module:
     return nn.GroupNorm(_GROUPS, _WIDTH)  # of each image by itself: a batch of different images says nothing
+
+
+def _schedule(n: int, recipe: Recipe) -> Schedule:
+    wanted = math.ceil(_STEPS * _BATCH / n)
+    epochs = recipe.epochs or min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, wanted))
+    return Schedule(
+        epochs=epochs,
+        batch=_BATCH,
+        patience=max(3, round(_PATIENCE * epochs)),
+        measure_every=max(1, epochs // _MEASURINGS),
+    )
 
 
 def _optimizer(pyramid: Pyramid, head: _Head) -> torch.optim.Optimizer:
@@ -292,23 +308,46 @@ def _optimizer(pyramid: Pyramid, head: _Head) -> torch.optim.Optimizer:
 def _batch_loss(head: _Head, material: _Material, batch: Indices, rng: np.random.Generator) -> torch.Tensor:
     flips = rng.integers(_FLIPS, size=len(batch))
     head.train()
+    logits, shares = [], []
     with seeded(int(rng.integers(2**31))):
-        parts = [(_enlarged(head(maps), target.shape[1:]), target) for maps, target in material.stacks(batch, flips)]
-    logits = torch.cat([logits[target != _IGNORED] for logits, target in parts])
-    truth = torch.cat([target[target != _IGNORED] for _, target in parts])
-    return _loss(logits, truth.long())
+        for maps, target in material.stacks(batch, flips):
+            raw = head(maps)
+            logits.append(raw.movedim(1, -1).flatten(0, -2))
+            shares.append(_shares(target, head.n_outputs).movedim(1, -1).flatten(0, -2))
+    return _loss(torch.cat(logits), torch.cat(shares))
 
 
-def _loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of pixels (n, c) plus soft Dice of the classes among them."""
-    loss = functional.cross_entropy(logits, truth)
-    own = functional.one_hot(truth, logits.shape[1]).to(logits.dtype)
-    present = own.sum(dim=0)
+def _shares(target: torch.Tensor, n_outputs: int) -> torch.Tensor:
+    """Count how much of each cell of 4 x 4 pixels is of each class.
+
+    Args:
+        target: (n, h, w) uint8.
+        n_outputs: Classes and background.
+
+    Returns:
+        (n, outputs, h / 4, w / 4) float32 that add up to 1, or less where pixels do not count.
+    """
+    stride = STRIDES[0]
+    index = target.clamp(max=n_outputs).long()[:, None]  # one channel more for what does not count
+    n, _, height, width = index.shape
+    shares = torch.zeros((n, n_outputs + 1, height // stride, width // stride), device=target.device)
+    share = torch.full_like(shares[:, :1], 1.0 / stride**2)
+    for y in range(stride):
+        for x in range(stride):
+            shares.scatter_add_(1, index[:, :, y::stride, x::stride], share)
+    return shares[:, :n_outputs]
+
+
+def _loss(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of cells (n, c) plus soft Dice of the classes among them; both count a cell by its shares."""
+    logs = logits.log_softmax(dim=1)
+    loss = -(shares * logs).sum() / shares.sum()
+    present = shares.sum(dim=0)
     present[0] = 0  # background is never rare
     if not present.any():
         return loss
-    probabilities = logits.softmax(dim=1)
-    overlap = 2 * (probabilities * own).sum(dim=0) / (probabilities.sum(dim=0) + own.sum(dim=0))
+    beliefs = logs.exp() * shares.sum(dim=1, keepdim=True)
+    overlap = 2 * (beliefs * shares).sum(dim=0) / (beliefs.square() + shares.square()).sum(dim=0).clamp(min=1e-6)
     return loss + 1.0 - overlap[present > 0].mean()
 
 
@@ -339,7 +378,7 @@ class _Material:
         return fingerprint(
             kind="segment",
             backbone=backbone,
-            recipe=self._recipe,
+            recipe=replace(self._recipe, seconds=0.0),
             learn=learn,
             holdout=holdout,
             class_maps=maps.hexdigest(),
@@ -357,7 +396,7 @@ class _Material:
             prepared = self._prepared(int(i), int(flip))
             shapes.setdefault(prepared.target.shape, []).append(prepared)
         for alike in shapes.values():
-            maps = [torch.stack(level).float() for level in zip(*(each.maps for each in alike), strict=True)]
+            maps = [_stacked(level) for level in zip(*(each.maps for each in alike), strict=True)]
             yield maps, torch.stack([each.target for each in alike])
 
     def _prepared(self, i: int, flip: int) -> _Prepared:
@@ -395,6 +434,10 @@ class _Material:
         if flip & 2:
             image, class_map = image[::-1], class_map[::-1]
         return image, class_map
+
+
+def _stacked(level: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(level)).float().contiguous(memory_format=torch.channels_last)
 
 
 def _check_image(image: NDArray[np.uint8], i: int) -> None:
