@@ -206,7 +206,7 @@ def _asked_for(
     wanted = needs(plan, has_model=judged is not None)
     made: dict[str, Any] = {}
     if "cost_matrix" in wanted:
-        made["cost_matrix"] = cost_matrix(plan.objectives.value, schema.classes)
+        made["cost_matrix"] = cost_matrix(plan.objectives.value, schema.classes, schema.questions)
     if judged is None:
         return made
     made |= beliefs(
