@@ -20,7 +20,7 @@ RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['p
 
 COPY README.md LICENSE ./
 COPY ls_backend ls_backend
-RUN pip install --no-deps . && mkdir -p model_weights
+RUN pip install --no-deps . && install -d -o backend -g backend model_weights
 
 USER backend
 VOLUME /data

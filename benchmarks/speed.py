@@ -250,7 +250,7 @@ class Labelling:
         context, seconds = self.context, {}
         seconds["store"], _ = timed(lambda: self._label(self.order.pop()))
         project = context.project(self.project_id)
-        seconds["load"], seen = timed(lambda: view(context, project, self.schema))
+        seconds["load"], seen = timed(lambda: view(context, project, self.schema, DEFAULT_BACKBONE))
         seconds["refit"], model = timed(
             lambda: retrain.retrain(context, project, self.schema, seen.labelled, seen.standardiser)
         )

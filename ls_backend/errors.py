@@ -2,6 +2,7 @@
 
 BackendError
 ├── SettingsError            a setting is wrong; the last good one stays in force
+├── BackbonePending          the weights of a network are being downloaded; not a fault
 ├── LabelStudioError
 │   ├── Unreachable          no answer in time
 │   ├── Rejected             an answer, but a refusal (.status)
@@ -44,6 +45,13 @@ class SettingsError(BackendError):
 
     code = "settings-invalid"
     hint = "Correct the setting; the last good settings stay in force until then."
+
+
+class BackbonePending(BackendError):
+    """The weights of a backbone are on their way."""
+
+    code = "backbone-pending"
+    hint = "Wait; embedding starts by itself when they are there."
 
 
 class LabelStudioError(BackendError):

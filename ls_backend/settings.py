@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,6 +65,10 @@ class Settings(BaseSettings):
     )
     weights_dir: Path = Field(
         default=Path("model_weights"), validation_alias="WEIGHTS_DIR", description="Checkpoints of other backbones."
+    )
+    download_weights: bool = Field(
+        default=True,
+        description="Download the weights of a backbone that a project names to WEIGHTS_DIR when they are not there.",
     )
     database_url: SecretStr | None = Field(
         default=None, validation_alias="DATABASE_URL", description="SQLAlchemy URL. Unset: SQLite in DATA_DIR."
@@ -250,7 +255,39 @@ class Objectives(Words):
 
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
-"""The one that comes with the package; others need a checkpoint in WEIGHTS_DIR."""
+"""The one that comes with the package; the weights of others are looked for in WEIGHTS_DIR, and downloaded to it."""
+
+TORCHVISION_BACKBONES = tuple(
+    """
+    alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169 densenet201
+    efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6
+    efficientnet_b7 efficientnet_v2_l efficientnet_v2_m efficientnet_v2_s googlenet inception_v3 maxvit_t mnasnet0_5
+    mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_x_16gf regnet_x_1_6gf
+    regnet_x_32gf regnet_x_3_2gf regnet_x_400mf regnet_x_800mf regnet_x_8gf regnet_y_128gf regnet_y_16gf regnet_y_1_6gf
+    regnet_y_32gf regnet_y_3_2gf regnet_y_400mf regnet_y_800mf regnet_y_8gf resnet101 resnet152 resnet18 resnet34
+    resnet50 resnext101_32x8d resnext101_64x4d resnext50_32x4d shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5
+    shufflenet_v2_x2_0 swin_b swin_s swin_t swin_v2_b swin_v2_s swin_v2_t vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn
+    vgg19 vgg19_bn vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32 wide_resnet101_2 wide_resnet50_2
+    """.split()  # noqa: SIM905 - a list would be 78 lines
+)
+"""Classification models of torchvision that end in a linear layer; written down for the server, which has no torch."""
+
+_TIMM_NAME = re.compile(r"timm/\w[\w.-]*")
+
+
+def check_backbone(name: str) -> None:
+    """See that a backbone may exist, by its name alone; what timm has only a worker knows.
+
+    Raises:
+        SettingsError: Names the nearest known one.
+    """
+    known = (DEFAULT_BACKBONE, *TORCHVISION_BACKBONES)
+    if name not in known and not _TIMM_NAME.fullmatch(name):
+        near = difflib.get_close_matches(name, known, n=1)
+        raise SettingsError(
+            f"backbone {name} is unknown; expected {DEFAULT_BACKBONE}, a classification model of torchvision, or timm/ "
+            "and a model of timm" + (f". Did you mean {near[0]}?" if near else ".")
+        )
 
 
 class Training(Words):
@@ -288,7 +325,11 @@ class ProjectSettings(Words):
         default=True,
         description="Keep Label Studio's sampling mode and model version on our queue; false: only report.",
     )
-    backbone: str = Field(default=DEFAULT_BACKBONE, description="Network that makes the embeddings.")
+    backbone: str = Field(
+        default=DEFAULT_BACKBONE,
+        description="Network that makes the embeddings: a classification model of torchvision by name, or `timm/` and "
+        "a model of timm. Another one embeds the pool in the background while the present one serves.",
+    )
     holdout: float = Field(default=0.2, ge=0, le=0.5, description="Share of the labels kept for measuring.")
     test_set: int = Field(
         default=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ls_backend.errors import SettingsError, StoreError
+from ls_backend.errors import BackbonePending, SettingsError, StoreError
 from ls_backend.labelstudio.client import Client
 from ls_backend.labelstudio.images import Downloader
 from ls_backend.settings import DEFAULT_BACKBONE, ProjectSettings, Settings
@@ -20,10 +21,15 @@ from ls_backend.store import Loaded, Project, Store, Vectors
 from ls_backend.strategies import nearest_distances
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from pathlib import Path
+
     from ls_backend.vision.backbones import Backbone
     from ls_backend.vision.features import Standardiser
 
 CACHED_PROJECTS = 2  # a pool of 100,000 tasks is 512 MB of features
+RETRY_S = 60.0
+"""Seconds before a backbone that could not be had is tried again."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Context:
         self.vectors = Vectors(str(settings.data_dir / "vectors"))
         self._clients: dict[tuple[str, str], Client] = {}
         self._backbones: dict[str, Backbone] = {}
+        self._fetches: dict[str, Future[Path]] = {}
+        self._refused: dict[str, tuple[float, SettingsError]] = {}
         self._features: OrderedDict[tuple[int, str], tuple[str, Features]] = OrderedDict()
 
     def close(self) -> None:
@@ -118,14 +126,38 @@ class Context:
         )
 
     def backbone(self, name: str) -> Backbone:
-        """Return a backbone, loaded once a process."""
-        from ls_backend.vision import backbones  # noqa: PLC0415 - torch takes seconds; only workers pay
+        """Return a backbone, loaded once a process. Weights that are not here yet are fetched in the background.
 
+        Raises:
+            SettingsError: It cannot be had; tried again after a while.
+            BackbonePending: Its weights are on their way.
+        """
         if name not in self._backbones:
-            self._backbones[name] = backbones.load(
-                name, weights_dir=self.settings.weights_dir, device=self.settings.device
-            )
+            since, refusal = self._refused.get(name, (0.0, None))
+            if refusal is not None and time.monotonic() < since + RETRY_S:
+                raise SettingsError(str(refusal), hint=refusal.hint) from refusal
+            try:
+                self._backbones[name] = self._load(name)
+            except SettingsError as error:
+                self._refused[name] = (time.monotonic(), error)
+                raise
         return self._backbones[name]
+
+    def _load(self, name: str) -> Backbone:
+        from ls_backend.vision import backbones, weights  # noqa: PLC0415 - torch takes seconds; only workers pay
+
+        folder = self.settings.weights_dir
+        source = backbones.missing(name, folder)
+        if source is not None and self.settings.download_weights:
+            # Not in this job: others wait behind it, and some weights are gigabytes.
+            if name not in self._fetches:
+                self._fetches[name] = weights.fetch_in_background(name, source, folder)
+            fetch = self._fetches[name]
+            if not fetch.done():
+                raise BackbonePending(f"The weights of {name} are being downloaded from {source.url}.", backbone=name)
+            del self._fetches[name]
+            fetch.result()
+        return backbones.load(name, weights_dir=folder, device=self.settings.device)
 
     def warm_up(self) -> None:
         """Load what the first job would otherwise wait for: torch, the default backbone, the vector store."""

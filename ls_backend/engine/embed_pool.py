@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from ls_backend import logs
 from ls_backend.domain import Finding, ImageFacts
+from ls_backend.engine import backbones
 from ls_backend.engine.context import Context
 from ls_backend.engine.sync import image_field
 from ls_backend.errors import ImageUnreadable
@@ -21,6 +23,11 @@ log = logs.get(__name__)
 
 CHUNK = 256
 """Tasks a job embeds: a few seconds, so that a /predict waiting behind it is not late."""
+
+CHANGE_S = 4.0
+"""Seconds that a job embeds for a backbone that is to take over, whose pace nobody knows; the first of them tell it."""
+
+FIRST = 16
 
 READERS = 8
 """Images read at once; waiting for the network, not computing."""
@@ -50,7 +57,7 @@ class Decoded:
 
 
 def embed_pool(context: Context, project_id: int) -> Embedded:
-    """Embed the next chunk of tasks that have no embedding yet.
+    """Embed the next chunk of tasks that have no embedding yet, for a backbone that is to take over when all have one.
 
     The first chunk and the last one wake the ranking, so the queue is ordered soon and ordered well.
 
@@ -58,32 +65,60 @@ def embed_pool(context: Context, project_id: int) -> Embedded:
         Unreachable: Label Studio does not answer; the tasks stay due.
     """
     project = context.project(project_id)
+    serving = backbones.in_force(context, project)
     waiting = context.store.tasks.unread(project_id, CHUNK + 1)
     chunk = {row.task_id: row.image or "" for row in waiting[:CHUNK]}
     if not chunk:
-        return Embedded(0, 0, remaining=False)
-    hashes = embed_tasks(context, project, chunk)
+        return _embed_change(context, project, serving)
+    hashes = embed_tasks(context, project, chunk, serving)
     remaining = len(waiting) > CHUNK
     if not remaining or project.window_version is None:
         context.store.projects.bump(project_id)
     log.info("embedded", project=project_id, tasks=len(hashes), failed=len(chunk) - len(hashes), remaining=remaining)
-    return Embedded(len(hashes), len(chunk) - len(hashes), remaining)
+    changing = context.project_settings(project).backbone != serving
+    return Embedded(len(hashes), len(chunk) - len(hashes), remaining or changing)
 
 
-def embed_tasks(context: Context, project: Project, images: dict[int, str]) -> dict[int, str]:
+def _embed_change(context: Context, project: Project, serving: str) -> Embedded:
+    """Embed some of what the backbone that is to take over still lacks; the last of it wakes the ranking."""
+    wanted = context.project_settings(project).backbone
+    before = None if wanted == serving else backbones.coverage(context, project, wanted)
+    if before is None or before.complete:
+        # An update that was killed, or a reason against the change that is gone: it is looked at again.
+        if before is not None and backbones.successor(context, project, serving):
+            context.store.projects.bump(project.id)
+        return Embedded(0, 0, remaining=False)
+    started, todo, hashes = time.monotonic(), list(before.lacking), dict[int, str]()
+    size = FIRST
+    while todo and size > 0:
+        some, todo = todo[:size], todo[size:]
+        rows = context.store.tasks.images(project.id, some)
+        hashes |= embed_tasks(context, project, {row.task_id: row.image or "" for row in rows}, wanted)
+        spent = time.monotonic() - started
+        # The rest of the time in one go, as far as the pace so far tells.
+        size = min(int(len(some) * (CHANGE_S - spent) / spent), CHUNK) if size == FIRST else 0
+    tried = len(before.lacking) - len(todo)
+    after = backbones.tell(context, project, wanted, serving)
+    if not todo and tried:
+        context.store.projects.bump(project.id)
+    log.info("embedded", project=project.id, backbone=wanted, tasks=len(hashes), left=len(after.lacking))
+    return Embedded(len(hashes), tried - len(hashes), remaining=bool(todo))
+
+
+def embed_tasks(context: Context, project: Project, images: dict[int, str], by: str) -> dict[int, str]:
     """Read, embed and store the images of some tasks.
 
     Args:
         context: Store, embeddings, backbone.
         project: Owner of the tasks.
         images: Task id -> image reference as in the task data.
+        by: Name of the backbone.
 
     Returns:
         Task id -> content hash, of the tasks that could be read; the others have a problem each.
     """
     downloader = context.downloader(project)
-    name = context.project_settings(project).backbone
-    backbone = context.backbone(name)
+    backbone = context.backbone(by)
     embedded = context.vectors.known(backbone.identity, backbone.dim)
     known = embedded & context.store.images.known()
     hashes: dict[int, str] = {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ls_backend.engine import backbones
 from ls_backend.engine.context import Context
 from ls_backend.errors import ConfigUnsupported, ImageUnreadable, SettingsError
 from ls_backend.labelstudio import label_config
@@ -63,7 +64,6 @@ def of_project(context: Context, project_id: int, plans: Iterable[Plan]) -> Know
         ConfigUnsupported: If its label config has nothing to learn, or more than one label for a task.
     """
     project = context.project(project_id)
-    settings = context.project_settings(project)
     schema = label_config.parse(project.label_config or "")
     if not schema.is_one_choice:
         raise ConfigUnsupported(
@@ -76,7 +76,7 @@ def of_project(context: Context, project_id: int, plans: Iterable[Plan]) -> Know
     classes = np.array([index.get(label, -1) for label in table.label], dtype=np.int64)
     read = np.array([value is not None for value in table.content_hash], dtype=np.bool_)
     rows = np.flatnonzero((classes >= 0) & read)
-    loaded = context.load_vectors(settings.backbone, table.content_hash[rows].tolist())
+    loaded = context.load_vectors(backbones.in_force(context, project), table.content_hash[rows].tolist())
     rows = rows[loaded.found]
     fields = {rule.field for plan in plans for rule in plan.objectives.metadata}
     columns = context.store.tasks.columns(project_id, table.task_id[rows].tolist(), fields)

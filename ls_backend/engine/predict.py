@@ -29,7 +29,7 @@ def predict_tasks(context: Context, project_id: int, task_ids: Sequence[int]) ->
     hashes = {row.task_id: row.content_hash for row in images if row.content_hash is not None}
     unread = {row.task_id: row.image or "" for row in images if row.content_hash is None}
     if unread:
-        hashes |= embed_tasks(context, project, unread)
+        hashes |= embed_tasks(context, project, unread, version.backbone)
     model = retrain.load(context, version)
     loaded = context.load_vectors(version.backbone, list(hashes.values()))
     ready = [task_id for task_id, found in zip(hashes, loaded.found, strict=True) if found]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from ls_backend import logs
 from ls_backend.domain import ORDERED_SAMPLING, Finding, ProjectState
-from ls_backend.engine import publishing
+from ls_backend.engine import backbones, publishing
 from ls_backend.engine.context import Context
 from ls_backend.engine.sync import sync_until_counts_agree
 from ls_backend.errors import Rejected
@@ -49,7 +49,7 @@ def reconcile(context: Context, project_id: int) -> None:
         now.hour,
     ):
         publishing.sweep(context, project)
-        context.compact_vectors(settings.backbone)
+        context.compact_vectors(backbones.in_force(context, project))
     store.projects.set(project_id, reconciled_at=now)
     behind = project.wanted_generation > project.done_generation
     needed = synced.schema is not None and (queue_moved or synced.changed > 0 or _runs_low(context, project))

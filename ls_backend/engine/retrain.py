@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ls_backend import logs
 from ls_backend.domain import Finding, LabelSchema, ModelVersion
 from ls_backend.engine.context import Context
-from ls_backend.errors import Diverged, StoreError, TooFewLabels, TrainingError
+from ls_backend.errors import BackendError, Diverged, StoreError, TooFewLabels, TrainingError
 from ls_backend.store import Project
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Labelled:
         features: (m, d) float32, standardised.
         hashes: Content hash of each.
         digest: SHA-256 over the sorted (task id, label) pairs, and over what of them is a test set.
+        backbone: Network that made the features.
     """
 
     task_ids: NDArray[np.int64]
@@ -49,6 +50,7 @@ class Labelled:
     features: NDArray[np.float32]
     hashes: list[str]
     digest: str
+    backbone: str
     locked: bool = False
 
     @property
@@ -94,10 +96,10 @@ def due(
     settings = context.project_settings(project)
     if len(labelled.learnt) < settings.min_labels:
         return False
-    latest = context.store.versions.latest(project.id)
+    latest = context.store.versions.latest(project.id, labelled.backbone)
     if latest is None or latest.state == "retired" or not latest.answers(schema):
         return True
-    if latest.labels_digest == labelled.digest and latest.backbone == settings.backbone:
+    if latest.labels_digest == labelled.digest:
         return False
     new = len(labelled.task_ids) - latest.n_labels
     return serving is None or new <= 0 or new >= settings.retrain_after
@@ -143,7 +145,7 @@ def retrain(
         version_id=f"al-{number}-{content[:8]}",
         project_id=project.id,
         round=number,
-        backbone=settings.backbone,
+        backbone=labelled.backbone,
         classes=schema.classes,
         questions=schema.questions,
         n_labels=len(labelled.task_ids),
@@ -170,11 +172,11 @@ def _gate(context: Context, project: Project, candidate: Model, labelled: Labell
 
     Both evaluation heads are measured on today's hold-out, which neither has seen. The candidate is refused when its
     log loss is worse by more than one standard error of the paired differences: worse beyond what so few labels
-    could produce by chance.
+    could produce by chance. They may stand on different backbones: each judges the same images by its own features.
     """
     serving = context.store.versions.in_force(project.id)
     members = labelled.holdout
-    if serving is None or int(members.sum()) < MIN_GATE_HOLDOUT or serving.backbone != candidate.version.backbone:
+    if serving is None or int(members.sum()) < MIN_GATE_HOLDOUT:
         return None
     if (serving.classes, serving.questions) != (candidate.version.classes, candidate.version.questions):
         return None  # other classes make another task; nothing to compare
@@ -183,7 +185,10 @@ def _gate(context: Context, project: Project, candidate: Model, labelled: Labell
     old = load(context, serving)
     seen = labelled.features[members], labelled.features[members]
     if not old.standardiser.equals(candidate.standardiser):
-        raw = context.raw_embeddings(serving.backbone, [labelled.hashes[i] for i in np.flatnonzero(members)])
+        try:
+            raw = context.raw_embeddings(serving.backbone, [labelled.hashes[i] for i in np.flatnonzero(members)])
+        except BackendError:  # its backbone cannot be loaded any more, or its embeddings are lost
+            return None
         seen = seen[0], old.standardiser.apply(raw)
     truth = labelled.targets[members]
     losses = [model.evaluation.losses(features, truth) for model, features in zip((candidate, old), seen, strict=True)]

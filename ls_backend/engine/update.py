@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ls_backend import logs
 from ls_backend.domain import LabelSchema, ProjectState
-from ls_backend.engine import publishing, rerank, retrain, test_set
+from ls_backend.engine import backbones, publishing, rerank, retrain, test_set
 from ls_backend.engine.context import Context
 from ls_backend.engine.sync import sync
 from ls_backend.engine.view import View, view
@@ -88,11 +88,11 @@ def _update(context: Context, project_id: int, generation: int, seconds: Seconds
     settings = context.project_settings(project)
     with seconds.step("load"):
         test_set.draw(context, project)
-        seen = view(context, project, schema)
+        seen = view(context, project, schema, backbones.in_force(context, project))
     if seen is None:
         return None, 0
     with seconds.step("refit"):
-        model = _model(context, project, schema, seen)
+        seen, model = _successor(context, project, schema, seen) or (seen, _model(context, project, schema, seen))
     with seconds.step("rank"):
         size = rerank.window_size(context, project, settings)
         ranked = rerank.rerank(context, project, schema, seen, model, size)
@@ -121,9 +121,31 @@ def _is_foreign(context: Context, project: Project, state: ProjectState) -> bool
     return window is not None and state.model_version != window.version
 
 
+def _successor(
+    context: Context, project: Project, schema: LabelSchema, seen: View
+) -> tuple[View, retrain.Model] | None:
+    """Let another backbone take over once it has embedded the pool: a model on it has to pass the gate."""
+    serving = seen.labelled.backbone
+    name = backbones.successor(context, project, serving)
+    other = view(context, project, schema, name, read_again=False) if name else None
+    if other is None:
+        return None
+    model = retrain.retrain(context, project, schema, other.labelled, other.standardiser)
+    if model is None:
+        return None
+    if model.version.state != "promoted":
+        backbones.refuse(context, project, model.version, serving)
+        return None
+    backbones.settle(context, project)
+    log.info("backbone changed", project=project.id, before=serving, now=name)
+    return other, model
+
+
 def _model(context: Context, project: Project, schema: LabelSchema, seen: View) -> retrain.Model | None:
     """Return the model that ranks: refitted when due, the one in force otherwise, None during cold start."""
     serving = retrain.serving_model(context, project.id)
+    if serving is not None and serving.version.backbone != seen.labelled.backbone:
+        serving = None  # its backbone is lost, so it cannot judge what another one has embedded
     version = None if serving is None else serving.version
     if retrain.due(context, project, schema, seen.labelled, version):
         model = retrain.retrain(context, project, schema, seen.labelled, seen.standardiser)

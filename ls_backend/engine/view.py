@@ -61,15 +61,25 @@ class View:
         return found
 
 
-def view(context: Context, project: Project, schema: LabelSchema) -> View | None:
-    """Lay a project out as arrays; None while no task has an embedding."""
+def view(
+    context: Context, project: Project, schema: LabelSchema, backbone: str, *, read_again: bool = True
+) -> View | None:
+    """Lay a project out as arrays; None while no task has an embedding.
+
+    Args:
+        context: Store and embeddings.
+        project: Which project.
+        schema: What is learned.
+        backbone: Network whose embeddings are looked at.
+        read_again: Whether images that have lost their embedding are to be read again.
+    """
     settings = context.project_settings(project)
     table = context.store.tasks.rows(project.id)
     has_content = np.fromiter((value is not None for value in table.content_hash), dtype=bool, count=len(table.task_id))
     read = np.flatnonzero(has_content)
-    features = context.features(project.id, settings.backbone, table.content_hash[read].tolist())
-    if not features.found.all():
-        # Another backbone, or a lost vector store: these images are read and embedded again.
+    features = context.features(project.id, backbone, table.content_hash[read].tolist())
+    if read_again and not features.found.all():
+        # A lost vector store, or images that had gone when this backbone took over.
         context.store.tasks.forget_content(project.id, table.task_id[read[~features.found]].tolist())
     embedded = read[features.found]
     if features.standardiser is None:
@@ -91,7 +101,7 @@ def view(context: Context, project: Project, schema: LabelSchema) -> View | None
         embedded=embedded,
         source=features,
         standardiser=features.standardiser,
-        labelled=_labelled(schema, table, embedded, features, locked),
+        labelled=_labelled(schema, table, backbone, embedded, features, locked),
         pool=waiting[~np.isin(waiting, held)],
         held=np.array(held, dtype=np.int64),
         test_set=test_set.in_turn(table.task_id[fresh & to_measure].tolist(), settings.seed),
@@ -102,6 +112,7 @@ def view(context: Context, project: Project, schema: LabelSchema) -> View | None
 def _labelled(
     schema: LabelSchema,
     table: TaskTable,
+    backbone: str,
     embedded: NDArray[np.int64],
     features: Features,
     locked: NDArray[np.int64],
@@ -121,6 +132,7 @@ def _labelled(
         digest=digest_of(
             task_ids, table.label[embedded[rows]].tolist(), task_ids[in_test_set] if len(locked) else None
         ),
+        backbone=backbone,
         locked=len(locked) > 0,
     )
 

@@ -189,7 +189,11 @@ def _wake_followers(settings: Settings, run: _Run) -> None:
         behind = project.wanted_generation > project.done_generation
         if behind and not queues.resting("update", run.project_id):
             queues.kick(run.project_id)
-        waiting = run.kind != "embed" and store.tasks.unread(run.project_id, 1)
+        waiting = run.kind != "embed" and bool(store.tasks.unread(run.project_id, 1))
+        if run.kind == "reconcile":  # often enough for a change of backbone, which is hours of work or none
+            from ls_backend.engine.backbones import changing  # noqa: PLC0415 - slow to import
+
+            waiting = waiting or changing(_context(settings), project)
         if waiting and not queues.resting("embed", run.project_id):
             queues.kick_embed(run.project_id)
     except Exception:  # noqa: BLE001 - the job itself is done, and the supervisor makes up for this

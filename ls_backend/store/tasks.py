@@ -278,6 +278,18 @@ class Tasks:
         with self._database.read() as connection:
             return [TaskRow(*row) for row in connection.execute(waiting.order_by(*order).limit(limit))]
 
+    def failed_again(self, project_id: int, *, retry_s: float = 3600.0) -> set[int]:
+        """Return tasks whose image was read once and could not be read a second time, while it is not tried again.
+
+        Args:
+            project_id: Project they belong to.
+            retry_s: Seconds before an image that failed is tried again.
+        """
+        lately = tasks.c.image_error_at >= _now() - timedelta(seconds=retry_s)
+        mine = (tasks.c.project_id == project_id, tasks.c.content_hash.is_not(None))
+        with self._database.read() as connection:
+            return set(connection.scalars(select(tasks.c.task_id).where(*mine, lately)))
+
     def unreadable(self, project_id: int, limit: int) -> list[TaskRow]:
         """Return tasks whose image could not be read, latest failure first."""
         failed = select(*_ROW).where(tasks.c.project_id == project_id, tasks.c.image_error_at.is_not(None))

@@ -45,9 +45,11 @@ class Versions:
             rows = connection.execute(statement.order_by(versions.c.round.desc(), versions.c.created_at.desc()))
             return [_version(row) for row in rows.mappings()]
 
-    def latest(self, project_id: int) -> ModelVersion | None:
-        """Return the newest version, promoted or not; None before the first."""
+    def latest(self, project_id: int, backbone: str | None = None) -> ModelVersion | None:
+        """Return the newest version, promoted or not, on one backbone or on any; None before the first."""
         statement = select(versions).where(versions.c.project_id == project_id)
+        if backbone is not None:
+            statement = statement.where(versions.c.backbone == backbone)
         with self._database.read() as connection:
             row = connection.execute(statement.order_by(versions.c.round.desc()).limit(1)).mappings().one_or_none()
         return None if row is None else _version(row)

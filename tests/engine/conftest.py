@@ -291,7 +291,7 @@ class Desk:
         return self.context.project(self.pid)
 
     def view(self):
-        return view(self.context, self.project, self.schema)
+        return view(self.context, self.project, self.schema, DEFAULT_BACKBONE)
 
     def train(self):
         seen = self.view()
@@ -303,6 +303,11 @@ class Desk:
     def problems(self, code):
         opened = self.context.store.problems.open(self.pid)
         return {item.finding.subject: item.finding for item in opened if item.finding.code == code}
+
+
+@pytest.fixture
+def desk_class():
+    return Desk
 
 
 @pytest.fixture

@@ -165,7 +165,9 @@ def reader(tmp_path):
     context.store.projects.ensure(1)
 
     def read(*task_ids):
-        return embed_tasks(context, context.project(1), dict.fromkeys(task_ids, "/data/local-files/?d=grey.png"))
+        return embed_tasks(
+            context, context.project(1), dict.fromkeys(task_ids, "/data/local-files/?d=grey.png"), DEFAULT_BACKBONE
+        )
 
     yield SimpleNamespace(context=context, read=read, png=(files / "grey.png").read_bytes())
     context.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def test_a_model_version_cannot_be_recorded_twice(store, project, make_version):
     with pytest.raises(StoreError, match="refused"):
         store.versions.add(make_version(1))
     assert len(store.versions.list(project)) == 1
+
+
+def test_the_latest_version_is_that_of_any_backbone_or_of_one(store, project, make_version):
+    assert store.versions.latest(project, "resnet18") is None
+    store.versions.add(replace(make_version(1, state="rejected"), backbone="resnet18"))
+    store.versions.add(make_version(2))
+    assert store.versions.latest(project).round == 2
+    assert store.versions.latest(project, "resnet18").round == 1
 
 
 def test_the_latest_promoted_version_is_in_force(store, project, make_version):

@@ -134,6 +134,17 @@ def test_an_image_error_ends(store, project, put, make_task, how):
     assert store.tasks.unreadable(project, 10) == []
 
 
+def test_an_image_that_was_read_once_and_fails_is_known_until_its_next_try(store, project, put, make_task):
+    put(make_task(1), make_task(2), make_task(3))
+    store.tasks.set_content(project, {1: "aa", 2: "bb"})
+    store.tasks.set_image_error(project, 1, "gone")
+    store.tasks.set_image_error(project, 3, "never there")
+    assert store.tasks.failed_again(project) == {1}
+    assert store.tasks.failed_again(project, retry_s=-1) == set()
+    store.tasks.set_content(project, {1: "aa"})
+    assert store.tasks.failed_again(project) == set()
+
+
 def test_an_error_may_quote_bytes_that_are_no_text(store, project, put, make_task):
     put(make_task(1))
     store.tasks.set_image_error(project, 1, "No file \udcff\0.png")

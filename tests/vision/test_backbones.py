@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -144,6 +145,31 @@ def test_a_torchvision_checkpoint_becomes_the_input_of_its_last_layer(name, dim,
         logits = network(batch).numpy()
         rebuilt = last(torch.from_numpy(backbone.embed([image]))).numpy()
     np.testing.assert_allclose(rebuilt, logits, atol=1e-4)
+
+
+def test_published_weights_of_densenet_have_names_of_another_time(tmp_path):
+    state = zoo_state("densenet121")
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): state[key] for key in state}
+    assert old.keys() != state.keys()
+    torch.save(old, tmp_path / "densenet121.pth")
+    assert backbones.load("densenet121", weights_dir=tmp_path, device="cpu").dim == 1024
+
+
+def test_published_weights_of_googlenet_expect_another_normalisation(tmp_path):
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    given = {"weights": None, "num_classes": 7, "init_weights": False, "transform_input": True}
+    network = get_model("googlenet", **given).eval()
+    torch.save(network.state_dict(), tmp_path / "googlenet.pth")
+    backbone = backbones.load("googlenet", weights_dir=tmp_path, device="cpu")
+    image = photos(1, 224, 224)[0]
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    batch = ((torch.from_numpy(image).float() / 255 - mean) / std).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        expected = network(batch).numpy()
+        rebuilt = network.fc(torch.from_numpy(backbone.embed([image]))).numpy()
+    np.testing.assert_allclose(rebuilt, expected, atol=1e-4)
 
 
 def test_safetensors_come_first_and_wrapped_checkpoints_are_unwrapped(tmp_path):

@@ -103,6 +103,8 @@ def test_no_settings_mean_the_defaults(backend, sent):
         ({"retrain_aftr": 5}, ["retrain_aftr", "did you mean retrain_after"]),
         ({"objectives": {"uncertainty": {"strengthh": 1}}}, ["strengthh", "did you mean strength"]),
         ({"preset": "margn"}, ["margn", "margin"]),
+        ({"backbone": "resnet_18"}, ["resnet_18", "resnet18"]),
+        ({"backbone": "timm/../../etc"}, ["timm/../../etc", "unknown"]),
         ({"objectives": {"uncertainty": {"method": "entrpy"}}}, ["entrpy", "entropy"]),
         ({"window": 0}, ["window", "greater than or equal to 1"]),
         ({"window": "many"}, ["window", "many"]),
@@ -122,6 +124,25 @@ def test_wrong_settings_are_refused_by_name_with_the_nearest_known_one(connected
     assert words[0] in problem["finding"]["message"]
     assert problem["finding"]["remedy"]
     assert connected.http.get("/api/projects/7").get_json()["settings"] == before
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "timm/resnet18.a1_in1k"])
+def test_any_backbone_that_can_be_had_is_accepted(connected, name):
+    assert connected.set_up(extra_params={"backbone": name}).status_code == 200
+    assert connected.http.get("/api/projects/7").get_json()["settings"]["backbone"] == name
+
+
+def test_without_leave_to_download_only_backbones_with_a_checkpoint_are_accepted(deploy, tmp_path):
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "resnet18.pth").touch()
+    (tmp_path / "timm" / "test_vit.safetensors").touch()
+    backend = deploy(weights_dir=tmp_path, download_weights=False)
+    for name in ("efficientnet_lite0", "resnet18", "timm/test_vit"):
+        assert backend.set_up(extra_params={"backbone": name}).status_code == 200
+    for name in ("resnet34", "timm/test_resnet"):
+        answer = backend.set_up(extra_params={"backbone": name})
+        assert answer.status_code == 400
+        assert "LSB_DOWNLOAD_WEIGHTS" in answer.status
 
 
 def test_mended_settings_close_the_problem(connected):
