@@ -112,7 +112,7 @@ def _probabilities(named: dict[int, float], answer: Answer, control: Control) ->
     c = len(control.classes)
     row = np.full(c, np.nan, np.float32)
     places, confidences = list(named), list(named.values())
-    if control.kind == "choices" and not control.multiple:
+    if not control.draws and not control.multiple:
         scored = {place: s for place, s in named.items() if not math.isnan(s)}
         if scored:
             best = max(scored, key=scored.__getitem__)
@@ -123,7 +123,7 @@ def _probabilities(named: dict[int, float], answer: Answer, control: Control) ->
     known = [s for s in confidences if not math.isnan(s)] or ([] if answer.score is None else [answer.score])
     if not known:
         return row
-    row[:] = 1.0 - sum(known) / len(known) if control.kind == "choices" else 0.0
+    row[:] = 0.0 if control.draws else 1.0 - sum(known) / len(known)
     row[places] = confidences
     return row
 

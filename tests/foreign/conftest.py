@@ -17,16 +17,6 @@ CONFIG = (
 )
 
 
-def task(number, text):
-    return {"id": number, "data": {"text": text}, "project": 7, "annotations": [], "predictions": []}
-
-
-def annotated(number, text, label="a", *, was_cancelled=False):
-    region = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [label]}}
-    annotation = {"id": 100 + number, "result": [region], "was_cancelled": was_cancelled, "ground_truth": False}
-    return {**task(number, text), "annotations": [annotation]}
-
-
 @pytest.fixture
 def search(monkeypatch):
     """Say where a model's process looks for modules, before everything else."""
@@ -46,7 +36,7 @@ def first(search, tmp_path):
 
 @pytest.fixture
 def second(search, tmp_path):
-    """Make predictors with the stand-in for label-studio-ml 2.x; it is quicker to start, for it leaves PyTorch alone."""
+    """Make predictors with the stand-in for label-studio-ml 2.x; it starts quicker, without PyTorch."""
     yield from _makers(search, tmp_path, "second", "models")
 
 

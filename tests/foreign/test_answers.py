@@ -11,8 +11,10 @@ from ls_backend.foreign.answers import Answer, Failure, read_entry, score_of
 
 @pytest.mark.parametrize(
     ("value", "score"),
-    [(0.5, 0.5), (1, 1.0), (0, 0.0), ("0.25", 0.25), (1.7, None), (-3.2, None), (math.nan, None), (True, None)]
-    + [("high", None), (None, None), ([0.5], None), (95, None), (math.inf, None)],
+    [
+        *((0.5, 0.5), (1, 1.0), (0, 0.0), ("0.25", 0.25)),
+        *((odd, None) for odd in (1.7, -3.2, 95, math.nan, math.inf, True, "high", None, [0.5])),
+    ],
 )
 def test_only_a_confidence_is_taken_for_one(value, score):
     assert score_of({"score": value}) == score

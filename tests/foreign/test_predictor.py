@@ -7,14 +7,24 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-from conftest import annotated, task
 
 from ls_backend.errors import ForeignModelFailed, ForeignModelUnknown
 from ls_backend.foreign import Answer, Failure
 
 OBEDIENT = "odd:Obedient"
+
+
+def task(number, text):
+    return {"id": number, "data": {"text": text}, "project": 7, "annotations": [], "predictions": []}
+
+
+def annotated(number, text, label="a", *, was_cancelled=False):
+    region = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [label]}}
+    annotation = {"id": 100 + number, "result": [region], "was_cancelled": was_cancelled, "ground_truth": False}
+    return {**task(number, text), "annotations": [annotation]}
 
 
 def ask(predictor, *texts, **more):
@@ -41,9 +51,8 @@ def gone(pid, within_s=10):
             os.kill(pid, 0)
         except ProcessLookupError:
             return True
-        with open(f"/proc/{pid}/stat") as stat:
-            if stat.read().rpartition(")")[2].split()[0] == "Z":
-                return True
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
         time.sleep(0.02)
     return False
 
@@ -204,7 +213,7 @@ def test_a_wrong_path_is_told_by_the_predictor_with_its_code(second):
 
 
 def test_a_constructor_that_never_ends_is_ended(second):
-    with pytest.raises(ForeignModelFailed, match="odd:Slow could not be constructed.*within 5 s"):
+    with pytest.raises(ForeignModelFailed, match=r"odd:Slow could not be constructed.*within 5 s"):
         ask(second("odd:Slow", load_timeout_s=5), "text")
 
 
@@ -244,7 +253,7 @@ def test_a_2x_model_may_answer_with_plain_lists_and_take_no_more_than_it_must(se
 @pytest.mark.parametrize(("text", "words"), [("raise", "ValueError: cannot learn this"), ("hang", "within 5 s")])
 def test_a_model_that_cannot_learn_says_so_and_predicts_as_before(second, text, words):
     predictor = second(OBEDIENT, fit_timeout_s=5)
-    with pytest.raises(ForeignModelFailed, match=f"odd:Obedient did not learn: .*{words}"):
+    with pytest.raises(ForeignModelFailed, match=rf"odd:Obedient did not learn: .*{words}"):
         predictor.fit([annotated(1, text)], "START_TRAINING")
     assert kinds(ask(predictor, "well")) == ["answer"]
     assert predictor.version == "initial"
