@@ -15,8 +15,10 @@ WORKDIR /app
 # Dependencies first: this layer, gigabytes with CUDA, stays cached when only our code changes.
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-    print(*p['dependencies'], *p['optional-dependencies']['postgres'], sep='\n')" > /tmp/requirements.txt \
-    && pip install ${PIP_ARGS} -c constraints.txt -r /tmp/requirements.txt
+    extras = p['optional-dependencies']; \
+    print(*p['dependencies'], *extras['postgres'], *extras['ml'], sep='\n')" > /tmp/requirements.txt \
+    && pip install ${PIP_ARGS} -c constraints.txt -r /tmp/requirements.txt \
+    && pip install ${PIP_ARGS} -c constraints.txt --no-deps label-studio-ml
 
 COPY README.md LICENSE ./
 COPY ls_backend ls_backend

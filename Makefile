@@ -22,6 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install -q -c constraints.txt uv || echo "uv cannot be had"
 	@$(call install,.venv,-c constraints.txt -e .[dev])
+	@$(call install,.venv,-c constraints.txt --no-deps label-studio-ml)
 	@touch $@
 
 setup-label-studio: $(LABEL_STUDIO_READY) ## Make .venv-label-studio with the Label Studio the tests and the demo start
@@ -55,6 +56,7 @@ demo: setup setup-label-studio ## Show the whole loop with a Label Studio of its
 	.venv/bin/ls-backend demo
 constraints: setup ## Renew constraints.txt: newest versions that pyproject.toml allows
 	.venv/bin/uv pip install -q --upgrade -e .[dev]
+	.venv/bin/uv pip install -q --upgrade --no-deps 'label-studio-ml<3'
 	@{ sed '/^[^#]/,$$d' constraints.txt; .venv/bin/uv pip freeze --exclude-editable \
 		| grep -vE '^(torch|torchvision|triton|nvidia-.*|cuda-.*|pip|setuptools)=='; } > .venv/constraints && cp .venv/constraints constraints.txt
 	@touch $(READY)

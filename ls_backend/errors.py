@@ -17,6 +17,9 @@ BackendError
 ├── TrainingError
 │   ├── TooFewLabels         not enough labels yet; not a fault
 │   └── Diverged             the fit produced non-finite weights
+├── ForeignModelError
+│   ├── ForeignModelUnknown  the setting `model` names no model of label-studio-ml
+│   └── ForeignModelFailed   somebody else's model raised, hung or died where it was needed
 ├── StoreError               a database or the vector store refused
 └── QueueError               Redis cannot be reached or is misconfigured
 
@@ -148,6 +151,26 @@ class Diverged(TrainingError):
 
     code = "training-diverged"
     hint = "Report it with the model card; the version in force stays."
+
+
+class ForeignModelError(BackendError):
+    """Somebody else's model cannot be used; the rest goes on without it."""
+
+    code = "foreign-model-error"
+
+
+class ForeignModelUnknown(ForeignModelError):
+    """The setting `model` names nothing that is a class of label-studio-ml, or it cannot be imported."""
+
+    code = "foreign-model-unknown"
+    hint = "Correct the setting model, or install what is missing where the workers run, then restart them."
+
+
+class ForeignModelFailed(ForeignModelError):
+    """Somebody else's model raised an error, gave no answer in time or ended its process."""
+
+    code = "foreign-model-failed"
+    hint = "Read the log of the worker: the model's own words and its traceback are there."
 
 
 class StoreError(BackendError):

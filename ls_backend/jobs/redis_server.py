@@ -30,7 +30,7 @@ from redis.retry import Retry
 from ls_backend import logs
 from ls_backend.domain import Finding
 from ls_backend.errors import QueueError
-from ls_backend.jobs.leash import leashed
+from ls_backend.leash import leashed
 
 OLDEST_VERSION = (6, 2)
 START_S = 60.0

@@ -25,9 +25,9 @@ from pydantic import SecretStr
 from ls_backend import logs
 from ls_backend.errors import BackendError, QueueError
 from ls_backend.jobs import redis_server, workers
-from ls_backend.jobs.leash import leashed
 from ls_backend.jobs.queues import EMBED, RANK, Queues, project_of, redis_url
 from ls_backend.jobs.reaper import Reaper
+from ls_backend.leash import leashed
 from ls_backend.settings import Settings, env_names
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from redis.retry import Retry
 from rq import SimpleWorker
 from rq.job import Job
 
-from ls_backend import logs
+from ls_backend import leash, logs
 from ls_backend.errors import SettingsError
-from ls_backend.jobs import leash, reaper, tasks
+from ls_backend.jobs import reaper, tasks
 from ls_backend.jobs.queues import NAMES, SERIALIZER, redis_url
 from ls_backend.settings import Settings
 

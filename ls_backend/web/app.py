@@ -16,10 +16,8 @@ from werkzeug.exceptions import HTTPException
 
 from ls_backend import __version__, logs
 from ls_backend.errors import BackendError, QueueError
-from ls_backend.jobs.queues import Queues
 from ls_backend.labelstudio import label_config
 from ls_backend.settings import Settings
-from ls_backend.store import Store
 from ls_backend.web import api, protocol
 
 if TYPE_CHECKING:
@@ -43,8 +41,6 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
         settings: Deployment settings; None reads the environment.
     """
     settings = settings or Settings()
-    if settings.data_dir:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
     logs.configure(settings, process="server")
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     app = OpenAPI(
@@ -52,7 +48,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
         info=Info(title="ls_backend", version=__version__, description="Active learning for Label Studio"),
         doc_prefix="/docs",
     )
-    backend = protocol.Backend(settings=settings, store=Store(settings.sql_url), queues=Queues.of(settings))
+    backend = protocol.Backend.of(settings)
     app.register_blueprint(protocol.blueprint(backend))
     app.register_api(api.blueprint(backend))
     _authenticate(app, settings)
@@ -96,14 +92,19 @@ def reason_phrase(text: str) -> str:
     return plain.encode("ascii", "replace").decode()[:REASON_LENGTH]
 
 
+def refusal(error: BackendError) -> Response:
+    """Return the answer to a request that an error of ours refuses; its reason phrase says why."""
+    status = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, QueueError) else HTTPStatus.BAD_REQUEST
+    log.warning("refused", path=request.path, code=error.code, reason=str(error))
+    answer = jsonify({"error": error.code, "message": str(error), "hint": error.hint})
+    answer.status = f"{int(status)} {reason_phrase(f'{error} {error.hint}')}"
+    return answer
+
+
 def _explain_errors(app: OpenAPI) -> None:
     def refused(error: Exception) -> BaseResponse:
         assert isinstance(error, BackendError)
-        status = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, QueueError) else HTTPStatus.BAD_REQUEST
-        log.warning("refused", path=request.path, code=error.code, reason=str(error))
-        answer = jsonify({"error": error.code, "message": str(error), "hint": error.hint})
-        answer.status = f"{int(status)} {reason_phrase(f'{error} {error.hint}')}"
-        return answer
+        return refusal(error)
 
     def http(error: Exception) -> BaseResponse:
         assert isinstance(error, HTTPException)

@@ -61,6 +61,12 @@ class Backend:
 
     wakers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "waker"))
 
+    @classmethod
+    def of(cls, settings: Settings) -> Backend:
+        """Return the backend of a deployment, its data folder made and its database migrated."""
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        return cls(settings=settings, store=Store(settings.sql_url), queues=Queues.of(settings))
+
     def wake(self, project_id: int) -> bool:
         """Ask the worker to bring a project up to date; a lost wake-up is found by the supervisor."""
         return self._wake(self.queues.kick, project_id)
@@ -104,17 +110,17 @@ def blueprint(backend: Backend) -> Blueprint:
 
     @door.post("/setup")
     def setup() -> dict[str, Any]:
-        return _setup(backend, _body(wire.SetupRequest))
+        return answer_setup(backend, _body(wire.SetupRequest))
 
     @door.post("/predict")
     def predict() -> dict[str, Any]:
-        return _predict(backend, _body(wire.PredictRequest))
+        return answer_predict(backend, _body(wire.PredictRequest))
 
     @door.post("/webhook")
     def webhook() -> tuple[dict[str, Any], int]:
         started = time.perf_counter()
         event = _body(wire.WebhookEvent)
-        answer = _webhook(backend, event)
+        answer = answer_webhook(backend, event, request.headers.get(SECRET_HEADER, ""))
         # A name a stranger made up must not become a time series of its own.
         metrics.WEBHOOKS.labels(event.action if event.action in KNOWN_EVENTS else "other").inc()
         metrics.WEBHOOK_SECONDS.observe(time.perf_counter() - started)
@@ -177,18 +183,37 @@ def _body(model: type[Model]) -> Model:
             f"The body of {request.path} is not a JSON object ({request.content_length or 0} bytes).",
             hint="Only Label Studio should call this address.",
         )
+    return understood(model, sent, request.path)
+
+
+def understood(model: type[Model], sent: dict[str, Any], path: str) -> Model:
+    """Read a body as a request of the protocol.
+
+    Args:
+        model: What is expected.
+        sent: JSON as it came.
+        path: Where it came, for the message.
+
+    Raises:
+        DataError: It is not of that shape.
+    """
     try:
         return model.model_validate(sent)
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(
-            f"{request.path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.",
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.",
             hint="Only Label Studio should call this address.",
         ) from error
 
 
-def _setup(backend: Backend, sent: wire.SetupRequest) -> dict[str, Any]:
-    """Take note of a project. Called at every load of the Data Manager: cheap, idempotent, starts nothing twice."""
+def answer_setup(backend: Backend, sent: wire.SetupRequest) -> dict[str, Any]:
+    """Take note of a project. Called at every load of the Data Manager: cheap, idempotent, starts nothing twice.
+
+    Raises:
+        SettingsError: Extra params are wrong, or there is no token.
+        ConfigUnsupported: There is nothing to learn.
+    """
     if backend.settings.label_studio_api_key is None and not sent.access_token:
         raise SettingsError(
             "LABEL_STUDIO_API_KEY is not set and Label Studio sent no token.",
@@ -246,23 +271,29 @@ def _check_names(backend: Backend, schema: LabelSchema, settings: ProjectSetting
         )
 
 
-def _webhook(backend: Backend, event: wire.WebhookEvent) -> tuple[dict[str, Any], int]:
-    """Note an event and wake the worker. Its content is never taken as data: labels are read from Label Studio."""
+def answer_webhook(backend: Backend, event: wire.WebhookEvent, secret: str | None) -> tuple[dict[str, Any], int]:
+    """Note an event and wake the worker. Its content is never taken as data: labels are read from Label Studio.
+
+    Args:
+        backend: Store and queues.
+        event: What happened.
+        secret: The secret header as it came, "" when there was none; None where the door cannot see headers, which
+            lets anybody wake the worker, and nothing else.
+    """
     if event.project is None:
         return {"status": "ignored", "message": "the event names no project; send_payload may be off"}, 200
     project = backend.store.projects.get(event.project)
     if project is None:
         return {"status": "ignored", "message": f"project {event.project} is not connected"}, 200
-    secret = project.webhook_secret
-    if secret and not hmac.compare_digest(request.headers.get(SECRET_HEADER, "").encode(), secret.encode()):
+    expected = project.webhook_secret if secret is not None else None
+    if expected and not hmac.compare_digest((secret or "").encode(), expected.encode()):
         backend.store.problems.report(
             project.id,
             Finding(
                 "webhook-secret",
                 "warning",
                 "webhook",
-                f"A webhook call came with {'a wrong' if request.headers.get(SECRET_HEADER) else 'no'} secret header "
-                "and was refused.",
+                f"A webhook call came with {'a wrong' if secret else 'no'} secret header and was refused.",
                 f"Run `ls-backend connect --project {project.id}` if it was Label Studio that called.",
             ),
         )
@@ -291,7 +322,7 @@ def _project_updated(backend: Backend, project: Project, event: wire.WebhookEven
     return {"status": "ok"}, 200
 
 
-def _predict(backend: Backend, sent: wire.PredictRequest) -> dict[str, Any]:
+def answer_predict(backend: Backend, sent: wire.PredictRequest) -> dict[str, Any]:
     """Answer one entry a task, in order; a task without an answer gets an empty result that says why."""
     project = backend.store.projects.get(sent.project) if sent.project is not None else None
     task_ids = [task.id for task in sent.tasks]

@@ -45,6 +45,32 @@ def redis_url(tmp_path_factory):
     server.stop()
 
 
+def promoted(store, project_id, classes, *, version_id="al-1-0123abcd"):
+    """Record a model version as a retrain does."""
+    version = ModelVersion(
+        version_id=version_id,
+        project_id=project_id,
+        round=1,
+        backbone="efficientnet_lite0",
+        classes=tuple(classes),
+        questions=(0,) * len(classes),
+        n_labels=12,
+        labels_digest="0" * 64,
+        temperature=1.0,
+        metrics=Metrics(0),
+        state="promoted",
+        created_at=datetime.now(UTC),
+    )
+    store.versions.add(version)
+    return version
+
+
+@pytest.fixture
+def promote():
+    """Record a model version in a store of one's own."""
+    return promoted
+
+
 @dataclass
 class Deployed:
     """One deployment: settings, its store, its queues, and a client of its server."""
@@ -74,22 +100,7 @@ class Deployed:
 
     def promote(self, project_id=7, *, version_id="al-1-0123abcd", classes=("cat", "dog")):
         """Record a model version as a retrain does."""
-        version = ModelVersion(
-            version_id=version_id,
-            project_id=project_id,
-            round=1,
-            backbone="efficientnet_lite0",
-            classes=classes,
-            questions=(0,) * len(classes),
-            n_labels=12,
-            labels_digest="0" * 64,
-            temperature=1.0,
-            metrics=Metrics(0),
-            state="promoted",
-            created_at=datetime.now(UTC),
-        )
-        self.store.versions.add(version)
-        return version
+        return promoted(self.store, project_id, classes, version_id=version_id)
 
     def publish(self, project_id=7, version="al-1-0123abcd:1", task_ids=(1, 2)):
         """Record a window in force as a flip does."""

@@ -1,0 +1,1 @@
+"""Text into embeddings, without a network and without a download."""
