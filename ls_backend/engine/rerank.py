@@ -167,7 +167,7 @@ def _rank(
         "error_rates": fields.error_rates,
         "class_names": schema.classes,
         "questions": None if schema.is_one_choice else np.array(schema.questions),
-        "doubts": _found_elsewhere(context, project, schema, task_ids),
+        **_found_elsewhere(context, project, schema, task_ids),
         "ids": task_ids,
     }
     rng = np.random.default_rng((settings.seed, project.id, len(seen.labelled.task_ids)))
@@ -186,17 +186,18 @@ def _rank(
 
 def _found_elsewhere(
     context: Context, project: Project, schema: LabelSchema, task_ids: NDArray[np.int64]
-) -> NDArray[np.float64] | None:
-    """Return how unsure deep versions are about tasks (p, q), a column for each that judges; NaN where none did yet."""
+) -> dict[str, Any]:
+    """Return what deep versions doubt about tasks, NaN where none has looked yet, and the questions this settles."""
     columns: list[NDArray[np.float64]] = []
-    for control in schema.controls:
-        if control.draws:
-            seen = context.store.inferences.of(project.id, control.name)
-            if len(seen.task_id):
-                place = np.clip(np.searchsorted(seen.task_id, task_ids), 0, len(seen.task_id) - 1)
-                known = seen.task_id[place] == task_ids
-                columns.append(np.where(known, seen.uncertainty[place], np.nan))
-    return np.column_stack(columns) if columns else None
+    settled: set[int] = set()
+    for control, span in schema.spans:
+        seen = context.store.inferences.of(project.id, control.name) if control.draws else None
+        if seen is not None and len(seen.task_id):
+            place = np.clip(np.searchsorted(seen.task_id, task_ids), 0, len(seen.task_id) - 1)
+            known = seen.task_id[place] == task_ids
+            columns.append(np.where(known, seen.uncertainty[place], np.nan))
+            settled |= set(schema.questions[span])
+    return {"doubts": np.column_stack(columns), "settled": frozenset(settled)} if columns else {}
 
 
 def _asked_for(

@@ -35,6 +35,7 @@ _OF_THE_LABELLED = (
     "cost_matrix",
     "error_rates",
     "questions",
+    "settled",
 )
 NORM_TOLERANCE = 0.01
 SUM_TOLERANCE = 1e-3
@@ -71,6 +72,8 @@ class Pool:
             answer the same one, which one number for two or more columns says as well.
         doubts: (n, q) float64 in [0, 1], uncertainties found elsewhere, for instance by a detector; every column is
             one more question in doubt. NaN where not known, which counts as the median of the column.
+        settled: Numbers of the questions whose doubt is in `doubts` already; their probabilities count for everything
+            but doubt. A detector knows better than the presence of a class what is unclear in an image.
 
     Raises:
         PoolInvalid: If shapes disagree or values are unusable.
@@ -91,6 +94,7 @@ class Pool:
     error_rates: Mapping[str, ErrorRates] = field(default_factory=dict)
     questions: Indices | None = None
     doubts: Floats | None = None
+    settled: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         embeddings = _unit_length("embeddings", self.embeddings)

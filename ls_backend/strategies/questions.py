@@ -48,9 +48,10 @@ def doubt(pool: Pool, measure: Callable[[Pool], Floats], *, at_once: bool = Fals
         return Doubt(measure(pool))
     total, largest = np.zeros(pool.size), np.full(pool.size, -1.0)
     most = np.zeros(pool.size, dtype=np.int64)
-    if at_once and blocks:
-        total += len(blocks) * measure(pool)
-    for number in range(0 if at_once else len(blocks)):
+    open_ones = [i for i, number in enumerate(_numbers(pool)) if number not in pool.settled]
+    if at_once and open_ones:
+        total += len(open_ones) * measure(pool)
+    for number in [] if at_once else open_ones:
         found = measure(asked(pool, blocks[number]))
         total += found
         most[found > largest] = number
@@ -59,8 +60,15 @@ def doubt(pool: Pool, measure: Callable[[Pool], Floats], *, at_once: bool = Fals
         total += found
         most[found > largest] = number
         largest = np.maximum(found, largest)
-    mean = np.clip(total / (len(blocks) + elsewhere.shape[1]), 0.0, 1.0)
+    mean = np.clip(total / max(len(open_ones) + elsewhere.shape[1], 1), 0.0, 1.0)
     return Doubt(mean, None if at_once else most)
+
+
+def _numbers(pool: Pool) -> list[int]:
+    """Return the numbers of the questions in the order of the pool's blocks."""
+    if pool.questions is None or not pool.blocks:
+        return list(range(len(pool.blocks)))
+    return [int(number) for number in np.unique(pool.questions)]
 
 
 def asked(pool: Pool, columns: Indices) -> Pool:

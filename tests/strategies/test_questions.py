@@ -106,6 +106,16 @@ def test_doubts_found_elsewhere_are_further_questions_and_unknown_ones_are_ordin
     assert judged(replace(pool, doubts=doubts), name) == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_settled_question_is_judged_by_the_doubts_alone_and_by_its_probabilities_for_the_rest():
+    found = np.random.default_rng(3).random((40, 1))
+    pool = make_pool(doubts=found, settled=frozenset({1, 7}))
+    open_ones = [margin(asked(pool, columns)) for columns in ([0, 2, 4], [5, 6])]
+    np.testing.assert_allclose(doubt(pool, margin).of_tasks, np.mean([*open_ones, found[:, 0]], axis=0), rtol=1e-6)
+    everything = make_pool(doubts=found, settled=frozenset({1, 4, 7, 9}))
+    np.testing.assert_allclose(doubt(everything, margin).of_tasks, found[:, 0])
+    assert "balance" in rank(everything, Plan.preset("minority"), 3, np.random.default_rng(0)).factors
+
+
 def test_a_column_of_doubts_that_nobody_knows_changes_nothing():
     pool = make_pool()
     assert judged(replace(pool, doubts=np.full((40, 1), np.nan)), "margin") == pytest.approx(judged(pool, "margin"))
