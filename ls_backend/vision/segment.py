@@ -21,7 +21,7 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional
 
-from ls_backend.errors import DataError, StoreError
+from ls_backend.errors import DataError, StoreError, TooFewLabels
 from ls_backend.vision.backbones import Backbone
 from ls_backend.vision.deep import (
     Course,
@@ -52,11 +52,12 @@ _FLIPS = 4
 _CACHE_BYTES = 2**30  # maps kept in memory: 60 images of 256 px, four flips each, take an eighth of it
 _HEAD_RATE, _BACKBONE_RATE, _DECAY = 2e-3, 1e-4, 1e-2
 _BATCH = 8
-_STEPS = 400  # as many for few images as for many, within limits
-_FEWEST_EPOCHS, _MOST_EPOCHS = 12, 80
+_STEPS = 200  # as many for few images as for many, within limits
+_FEWEST_EPOCHS, _MOST_EPOCHS = 10, 100
 _PATIENCE = 0.25  # of the epochs
 _MEASURINGS = 20
 _CALIBRATION_PIXELS = 50_000
+_SUREST = 0.5  # lowest temperature
 _JUDGED_TOGETHER = 8
 _SMALL = 1 / 16  # of the longer side: the small area in which a class is looked for
 _BORDER = 1 / 85  # of the longer side, on both sides of an outline: 3 px of 256
@@ -85,7 +86,7 @@ class Judged:
             where nothing was found.
         classes: (r,) int64, of each region (connected pixels of one class), the most doubtful region first.
         boxes: (r, 4) float32 left, top, right, bottom of the regions.
-        values: (r,) float32, what each region alone would give as `uncertainty`.
+        values: (r,) float32 in [0, 1], the same mean over the pixels of each region alone, without its border.
     """
 
     class_map: NDArray[np.uint8]
@@ -117,9 +118,9 @@ def fit(
     Args:
         backbone: Stays as it is.
         examples: Images and class maps; empty maps are examples of nothing.
-        learn: (m,) int64, examples to learn from, m >= 1.
+        learn: (m,) int64, examples to learn from.
         holdout: (k,) int64, examples to measure on; may be empty.
-        recipe: Classes, depth, time budget, seed; without epochs as many as make 400 steps, within 12 to 80.
+        recipe: Classes, depth, time budget, seed; without epochs as many as make 200 steps, within 10 to 100.
         folder: For a checkpoint to go on from; None keeps none.
         report: Told the progress; False cancels.
 
@@ -132,8 +133,11 @@ def fit(
         Diverged: If the loss is not finite.
         SettingsError: If the backbone has no feature maps.
         StoreError: If the checkpoint cannot be written.
+        TooFewLabels: If there is nothing to learn from.
     """
     assert 1 <= recipe.n_classes <= MOST_CLASSES, f"a class map holds at most {MOST_CLASSES} classes"
+    if not len(learn):
+        raise TooFewLabels("No labelled image is left to learn from; expected at least one. Go on labelling.")
     watch = Watch(recipe.seconds, report)
     pyramid = Pyramid(backbone, trainable=recipe.finetune)
     with seeded(recipe.seed):
@@ -477,7 +481,11 @@ def _confusion(head: _Head, material: _Material, rows: Indices) -> NDArray[np.in
 
 
 def _temperature(head: _Head, material: _Material, holdout: Indices, seed: int) -> float:
-    """Fit it on pixels of the hold-out, as many of each image; 1 without one: training pixels are known too well."""
+    """Fit it on pixels of the hold-out, as many of each image.
+
+    Without one it is 1: pixels that were learnt from are known too well. And it has a floor, because a hold-out that
+    happens to be all right, such as one of empty images, would make the model absurdly sure.
+    """
     if not len(holdout):
         return 1.0
     rng = np.random.default_rng(seed)
@@ -487,7 +495,7 @@ def _temperature(head: _Head, material: _Material, holdout: Indices, seed: int) 
         drawn = torch.from_numpy(rng.integers(len(own), size=min(each, len(own)))).to(own.device)
         logits.append(raw[drawn].cpu().numpy())
         truth.append(own[drawn].cpu().numpy())
-    return fit_temperature(np.concatenate(logits), np.concatenate(truth))
+    return max(_SUREST, fit_temperature(np.concatenate(logits), np.concatenate(truth)))
 
 
 # ---- what is said about an image

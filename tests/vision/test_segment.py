@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score
 
-from ls_backend.errors import DataError, Diverged, StoreError
+from ls_backend.errors import DataError, Diverged, StoreError, TooFewLabels
 from ls_backend.vision import backbones, segment
 from ls_backend.vision.deep import Progress, Recipe
 from ls_backend.vision.segment import ious
@@ -75,7 +75,7 @@ def same(first, second):
 
 def test_one_image_is_learnt_by_heart(backbone):
     one = pictures(1)
-    judged = called(backbone, train(backbone, one, epochs=60), one.images)[0]
+    judged = called(backbone, train(backbone, one, epochs=40), one.images)[0]
     truth = one.class_maps[0]
     assert jaccard_score(truth.ravel(), judged.class_map.ravel(), average=None).min() > 0.8
     assert judged.presence.min() > 0.8
@@ -220,6 +220,7 @@ def test_nothing_here_is_learnt(backbone):
     empty = Pictures(few.images, [np.zeros_like(each) for each in few.class_maps])
     fitted = train(backbone, empty, holdout=1, epochs=10)
     assert fitted.metrics == {"mean_iou": 1.0, "iou_background": 1.0}
+    assert fitted.arrays["temperature"] == 0.5  # and not a quarter, although all of the hold-out is right
     judged = called(backbone, fitted, empty.images)[0]
     assert not judged.class_map.any()
     assert len(judged.classes) == len(judged.boxes) == len(judged.values) == 0
@@ -297,6 +298,11 @@ def test_a_loss_that_is_not_a_number_is_named(backbone):
 def test_material_that_does_not_fit_is_refused(backbone, image, class_map, reason):
     with pytest.raises(DataError, match=reason):
         train(backbone, Pictures([np.zeros(image, np.uint8)], [class_map]))
+
+
+def test_a_training_needs_something_to_learn_from(backbone):
+    with pytest.raises(TooFewLabels):
+        train(backbone, pictures(1), holdout=1)
 
 
 def test_an_image_that_is_none_is_refused_by_number(backbone):
