@@ -109,6 +109,14 @@ def test_embedding_goes_on_chunk_by_chunk(with_redis, eventually):
     assert with_redis.overlaps("embed") == 1
 
 
+def test_a_comparison_wakes_the_embedding_for_a_backbone_that_is_to_take_over(with_redis, eventually):
+    with_redis.connect_project(7)
+    with_redis.tell("changing", "")
+    with_redis.start_worker("rank")
+    with_redis.queues.kick_reconcile(7)
+    eventually(lambda: with_redis.queues.depths()["embed"] == 1, within_s=30)
+
+
 def test_a_predict_does_not_wait_for_all_chunks(with_redis, eventually, within):
     with_redis.connect_project(7)
     with_redis.tell("chunks", 40)

@@ -5,6 +5,7 @@ Everything else is real: Redis, RQ, workers, supervisor, store. What the body do
     slow        seconds a run takes
     crash       the process kills itself in the middle, and removes the file
     raise       "unreachable" or "bug"
+    changing    another backbone is to take over
     hang        "held": a native call that holds the interpreter; "native": one that does not, and heeds no signal
 """
 
@@ -66,6 +67,10 @@ class Context:
         self.store = Store(settings.sql_url)
 
 
+def changing(context, project):
+    return _told(context.settings.data_dir, "changing") is not None
+
+
 def update_project(context, project_id):
     seen = context.store.projects.get(project_id).wanted_generation
     _body(context, "update", project_id)
@@ -99,6 +104,7 @@ def _module(name, **content):
 
 
 _module("ls_backend.engine")
+_module("ls_backend.engine.backbones", changing=changing)
 _module("ls_backend.engine.context", Context=Context)
 _module("ls_backend.engine.update", update_project=update_project)
 _module("ls_backend.engine.embed_pool", embed_pool=embed_pool)
