@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ls_backend.engine.context import Context
     from ls_backend.engine.replay import Report
     from ls_backend.engine.savings import Interval
+    from ls_backend.store import Training
 
 app = typer.Typer(
     name="ls-backend",
@@ -283,6 +285,59 @@ def _print_replay(made: Report, seeds: int) -> None:
 def _points(interval: Interval, sign: str = "") -> str:
     value, low, high = (f"{100 * number:{sign}.1f}" for number in (interval.value, interval.low, interval.high))
     return value if math.isinf(interval.high) else f"{value} {escape(f'[{low}, {high}]')}"
+
+
+@app.command()
+@explained
+def train(
+    project: ProjectId,
+    control: Annotated[str | None, typer.Option(help="Train this control only; unset trains all that can be.")] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="End the trainings that wait or run instead.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until they are over. Exit status 1 when one fails.")
+    ] = False,
+) -> None:
+    """Train deeper now, on the boxes, polygons and brush strokes there are, or cancel that."""
+    from ls_backend.engine.deep import ask  # noqa: PLC0415 - slow to import
+
+    context = _context()
+    if cancel:
+        context.project(project)
+        trainings = context.store.trainings.cancel(project, control)
+        out.print(f"{len(trainings)} cancelled: {', '.join(item.control for item in trainings) or 'nothing was open'}")
+    else:
+        trainings = ask(context, project, control=control, force=True)
+        _kick_trainings(context, trainings)
+        for item in trainings:
+            out.print(f"{escape(item.control)}: {item.state}")
+    if wait and not _wait_for_trainings(context, trainings):
+        raise typer.Exit(1)
+
+
+def _kick_trainings(context: Context, trainings: list[Training]) -> None:
+    from ls_backend.jobs.queues import Queues  # noqa: PLC0415 - slow to import
+
+    try:
+        for item in trainings:
+            Queues.of(context.settings).kick_train(item.project_id, item.training_id)
+    except QueueError as error:
+        err.print(f"[yellow]The worker could not be woken ({error}); it will find the work when it runs.[/yellow]")
+
+
+def _wait_for_trainings(context: Context, trainings: list[Training]) -> bool:
+    """Show how far trainings are until all are over; answers whether none has failed."""
+    failed = False
+    with err.status("waiting for a train worker", spinner="line") as status:
+        for item in trainings:
+            while (now := context.store.trainings.get(item.training_id)) is not None and now.is_open:
+                words = ", ".join(f"{name} {value}" for name, value in now.progress.items() if value is not None)
+                status.update(escape(f"{now.control}: {words or now.state}"))
+                time.sleep(1)
+            if now is not None:
+                about = now.error or now.version_id or ""
+                out.print(f"{escape(now.control)}: {now.state} {escape(about)}", highlight=False)
+                failed |= now.state == "failed"
+    return not failed
 
 
 @app.command()

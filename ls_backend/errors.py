@@ -9,7 +9,8 @@ BackendError
 │   └── ConfigUnsupported    the label config has nothing this backend can learn
 ├── DataError
 │   ├── ImageUnreadable      one task's image cannot be fetched or decoded
-│   └── LabelUnknown         an annotation holds a label the config no longer has
+│   ├── LabelUnknown         an annotation holds a label the config no longer has
+│   └── RegionUnusable       a region of an annotation is broken
 ├── StrategyError
 │   ├── StrategyUnknown      no method of that name
 │   ├── StrategyNotReady     the method needs something the pool does not have
@@ -106,6 +107,13 @@ class LabelUnknown(DataError):
 
     code = "label-unknown"
     hint = "Add the label to the labelling interface again, or correct the annotation."
+
+
+class RegionUnusable(DataError):
+    """A region of an annotation cannot be used; the others of the annotation are."""
+
+    code = "region-unusable"
+    hint = "Open the task in Label Studio and correct or delete the region."
 
 
 class StrategyError(BackendError):

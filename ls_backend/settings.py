@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", validation_alias="DEVICE", description="auto, cpu, cuda or cuda:N.")
     rank_workers: int = Field(default=1, ge=1, le=64, description="Processes that refit, rank and publish.")
     embed_workers: int = Field(default=1, ge=1, le=64, description="Processes that read images and embed them.")
+    train_workers: int = Field(
+        default=1, ge=0, le=64, description="Deeper trainings at the same time; 0: none on this machine."
+    )
     predict_deadline_s: float = Field(
         default=20.0, gt=0, le=95, description="Seconds /predict waits for the worker; Label Studio gives up after 100."
     )

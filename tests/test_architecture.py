@@ -54,9 +54,10 @@ def test_no_module_is_named_after_nothing():
     assert [name for name in sorted(names) if empty_words.search(name)] == []
 
 
-@pytest.mark.parametrize("module", ["ls_backend.web.app", "ls_backend.cli"])
-def test_the_server_and_the_command_line_start_without_torch(module):
-    program = f"import sys, {module}; print(sorted({{'torch', 'torchvision'}} & set(sys.modules)))"
+@pytest.mark.parametrize("module", ["ls_backend.web.app", "ls_backend.cli", "ls_backend.jobs.workers"])
+def test_the_server_the_command_line_and_an_idle_train_worker_do_without_torch(module):
+    more = "; import ls_backend.engine.context, ls_backend.engine.deep" if "jobs" in module else ""
+    program = f"import sys, {module}{more}; print(sorted({{'torch', 'torchvision', 'lancedb'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 

@@ -8,6 +8,10 @@ publishing  the order -> a window in Label Studio, flipped; old windows collecte
 update      one label's way through all of it
 reconcile   Label Studio compared with the store; what differs is repaired or reported
 predict     answers for /predict
+deep        boxes and outlines -> a deep version, promoted or not
+snapshot    what a deeper training learns from, as it was when it began
+learners    kinds of controls that can be learnt deeply
+judge       a deep version looks at the pool
 connect     a project made ready
 doctor      every known trap looked at
 rollback    an earlier model version put in force

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -172,13 +172,20 @@ def _read(
     return content, Decoded(pixels, facts.measure(pixels, len(data)))
 
 
-def _report(context: Context, project_id: int, hashes: Iterable[int], failures: dict[int, ImageUnreadable]) -> None:
+def report_unreadable(context: Context, project_id: int, failures: Mapping[int, ImageUnreadable]) -> None:
+    """Say which images could not be read; their tasks leave the pool, and are tried again later."""
+    if failures:
+        context.store.tasks.forget_content(project_id, failures)
     for task_id, error in failures.items():
         context.store.tasks.set_image_error(project_id, task_id, str(error))
         context.store.problems.report(
             project_id, Finding(error.code, "warning", f"task {task_id}", str(error), error.hint)
         )
         log.warning("image unreadable", project=project_id, task=task_id, reason=str(error))
+
+
+def _report(context: Context, project_id: int, hashes: Iterable[int], failures: dict[int, ImageUnreadable]) -> None:
+    report_unreadable(context, project_id, failures)
     resolved = {f"task {task_id}" for task_id in hashes}
     for problem in context.store.problems.open(project_id):
         if problem.finding.code == ImageUnreadable.code and problem.finding.subject in resolved:

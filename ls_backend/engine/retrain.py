@@ -134,7 +134,7 @@ def retrain(
         log.exception("training failed", project=project.id)
         return None
     for code in (TooFewLabels.code, TrainingError.code, Diverged.code):
-        problems.resolve(project.id, code)
+        problems.resolve(project.id, code, "training")
     weights = b"".join(head.weights.tobytes() for head in trained.classifier.heads)
     content = hashlib.sha256(weights + labelled.digest.encode()).hexdigest()
     kept = set(checkpoints.names(context.settings.models_path / str(project.id)))

@@ -32,19 +32,39 @@ from ls_backend.settings import Settings
 
 RANK = "rank"
 EMBED = "embed"
-NAMES = (RANK, EMBED)
+TRAIN = "train"
+NAMES = (RANK, EMBED, TRAIN)
 SERIALIZER = "json"
 
-TIMEOUT_S = {"update": 600, "reconcile": 300, "sync": 3600, "embed": 900, "predict": 120}
+_DAYS_S = 8 * 86_400  # more than any training is allowed; a process that hangs is noticed by its silence
+TIMEOUT_S = {
+    "update": 600,
+    "reconcile": 300,
+    "sync": 3600,
+    "embed": 900,
+    "predict": 120,
+    "train": _DAYS_S,
+    "judge": _DAYS_S,
+}
 """Seconds a job of each kind may run."""
 
-KIND_QUEUES = {"update": RANK, "reconcile": RANK, "sync": RANK, "embed": EMBED, "predict": EMBED}
+KIND_QUEUES = {
+    "update": RANK,
+    "reconcile": RANK,
+    "sync": RANK,
+    "embed": EMBED,
+    "predict": EMBED,
+    "train": TRAIN,
+    "judge": TRAIN,
+}
 _FUNCTIONS = {
     "update": "ls_backend.jobs.tasks.update_project",
     "reconcile": "ls_backend.jobs.tasks.reconcile",
     "sync": "ls_backend.jobs.tasks.sync",
     "embed": "ls_backend.jobs.tasks.embed",
     "predict": "ls_backend.jobs.tasks.predict",
+    "train": "ls_backend.jobs.tasks.train",
+    "judge": "ls_backend.jobs.tasks.judge",
 }
 _SLOTS = "ab"
 _IS_BUSY = """
@@ -73,7 +93,7 @@ class Failure:
     """Why the last run of a kind of job failed; gone with the next success.
 
     Attributes:
-        kind: "update", "embed", "reconcile", "sync" or "predict".
+        kind: "update", "embed", "reconcile", "sync", "predict", "train" or "judge".
         code: Stable name of the error.
         at: When it failed.
     """
@@ -86,7 +106,7 @@ class Failure:
 
 
 class Queues:
-    """Both job queues of a deployment. Thread-safe; one for each process.
+    """The job queues of a deployment. Thread-safe; one for each process.
 
     Every method raises `QueueError` when Redis gives no answer within about two seconds. A caller that has bumped the
     project's wanted generation may go on after a failed kick: the supervisor repeats it.
@@ -138,6 +158,23 @@ class Queues:
             rebuild: Forget first what is known of its tasks.
         """
         return self._enqueue("sync", f"sync-{project_id}" + ("-rebuild" if rebuild else ""), (project_id, rebuild))
+
+    def kick_train(self, project_id: int, training_id: int) -> bool:
+        """Wake a training that the records want; False when it waits or runs already, or failed and rests."""
+        if self.resting("train", project_id):
+            return False
+        job_id = f"train-{project_id}-{training_id}"
+        with self._talking():
+            if self._is_busy("train", job_id):  # the look also frees an id that a Redis without data has left
+                return False
+        return self._enqueue("train", job_id, (project_id, training_id))
+
+    def kick_judge(self, project_id: int, control: str) -> bool:
+        """Wake a deep version to look at the pool; False when that waits or runs already, or failed and rests."""
+        if self.resting("judge", project_id):
+            return False
+        digest = hashlib.sha256(control.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+        return self._enqueue("judge", f"judge-{project_id}-{digest}", (project_id, control))
 
     def heal(self, project_id: int) -> bool:
         """Like `kick`, unless an update is on its way already, or failed and its pause is not over."""

@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from ls_backend import logs
 from ls_backend.errors import BackendError, QueueError
 from ls_backend.jobs import redis_server, workers
-from ls_backend.jobs.queues import EMBED, RANK, Queues, project_of, redis_url
+from ls_backend.jobs.queues import EMBED, RANK, TRAIN, Queues, project_of, redis_url
 from ls_backend.jobs.reaper import Reaper
 from ls_backend.leash import leashed
 from ls_backend.settings import Settings, env_names
@@ -81,6 +81,7 @@ class Supervisor:
         self.children = [Child("server")] * server
         self.children += [Child(RANK, start_at=start_at) for _ in range(settings.rank_workers)]
         self.children += [Child(EMBED, start_at=start_at) for _ in range(settings.embed_workers)]
+        self.children += [Child(TRAIN, start_at=start_at) for _ in range(settings.train_workers)]
         self._stopping = threading.Event()
         self._look_at_redis_at = 0.0
         self._hurry = False
@@ -271,6 +272,8 @@ class Healer:
             self._store = Store(self._settings.sql_url)
         for project_id in self._store.projects.behind():
             self._queues.heal(project_id)
+        for training in self._store.trainings.open():
+            self._queues.kick_train(training.project_id, training.training_id)
         for project in self._store.projects.active():
             if self._queues.claim(f"reconcile-{project.id}", seconds=self._settings.reconcile_s):
                 self._queues.kick_reconcile(project.id)

@@ -5,6 +5,8 @@
     predict         engine.predict for tasks somebody waits for
     reconcile       engine.reconcile
     sync            engine.sync
+    train           engine.deep, in a process of its own, for a training that the records want
+    judge           engine.judge, likewise, for the pool of a control
 
 Errors are recorded (records and Redis), paused and healed by the supervisor; they do not leave the job, because RQ
 would repeat it at once. A killed worker's job is repeated at once.
@@ -13,6 +15,7 @@ would repeat it at once. A killed worker's job is repeated at once.
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,7 +29,8 @@ from rq.timeouts import JobTimeoutException
 from ls_backend import logs
 from ls_backend.domain import Finding
 from ls_backend.errors import BackendError, QueueError
-from ls_backend.jobs.queues import EMBED, RANK, TIMEOUT_S, Queues
+from ls_backend.jobs import children
+from ls_backend.jobs.queues import EMBED, RANK, TIMEOUT_S, TRAIN, Queues
 from ls_backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,9 +39,13 @@ if TYPE_CHECKING:
 worker_settings: ContextVar[Settings] = ContextVar("worker_settings")
 """Settings of the worker process that runs the jobs; set once by `workers.work`."""
 
+stopping = threading.Event()
+"""Set when the worker process is asked to end: a job that can go on later breaks off."""
+
 _MODULES = {
     RANK: ("ls_backend.engine.update", "ls_backend.engine.reconcile", "ls_backend.engine.sync"),
     EMBED: ("ls_backend.engine.embed_pool", "ls_backend.engine.predict"),
+    TRAIN: (),
 }
 _SYNC_WAITS_S = 120.0  # behind an update that runs in another worker
 _log = logs.get(__name__)
@@ -73,6 +81,8 @@ def _queues(settings: Settings) -> Queues:
 
 def warm_up(settings: Settings, queue: str) -> None:
     """Import what the jobs of a queue need, so that the first one does not wait for it."""
+    if queue == TRAIN:
+        return  # PyTorch is loaded by a process that ends with its training, so that an idle worker is small
     _context(settings).warm_up()
     for module in _MODULES[queue]:
         importlib.import_module(module)
@@ -141,6 +151,24 @@ def predict(project_id: int, task_ids: list[int]) -> None:
     _run(_Run("predict", project_id), body)
 
 
+def train(project_id: int, training_id: int) -> None:
+    """Carry out a training that the records want, then have what it made look at the pool."""
+
+    def body(context: Context) -> None:
+        children.train(context, training_id, stopping)
+
+    _run(_Run("train", project_id, lock=f"deep-{project_id}"), body)
+
+
+def judge(project_id: int, control: str) -> None:
+    """Have the deep version in force of a control look at what it has not judged of the pool."""
+
+    def body(_context: Context) -> None:
+        children.judge(project_id, control, stopping)
+
+    _run(_Run("judge", project_id, lock=f"deep-{project_id}"), body)
+
+
 def _run(run: _Run, body: Callable[[Context], None]) -> None:
     job = get_current_job()
     if job is None:
@@ -180,6 +208,8 @@ def _hold_and_run(settings: Settings, run: _Run, job_id: str, body: Callable[[Co
 
 def _wake_followers(settings: Settings, run: _Run) -> None:
     """Kick what this run left to do or refused to others; what is lost here is healed by the supervisor."""
+    if stopping.is_set() and run.kind in ("train", "judge"):
+        return  # a kick now might come back to this very worker
     queues = _queues(settings)
     try:
         store = _context(settings).store
@@ -196,8 +226,23 @@ def _wake_followers(settings: Settings, run: _Run) -> None:
             waiting = waiting or changing(_context(settings), project)
         if waiting and not queues.resting("embed", run.project_id):
             queues.kick_embed(run.project_id)
+        if run.kind == "update" and not behind:
+            _want_deeper(settings, run.project_id)
+        for training in store.trainings.open(run.project_id) if run.kind in ("update", "train", "judge") else ():
+            queues.kick_train(run.project_id, training.training_id)
     except Exception:  # noqa: BLE001 - the job itself is done, and the supervisor makes up for this
         _log.exception("what follows this job was not started; the supervisor will")
+
+
+def _want_deeper(settings: Settings, project_id: int) -> None:
+    """After an update: note which controls call for a deeper training, and have the pool looked at where it was not."""
+    from ls_backend.engine import deep  # noqa: PLC0415 - slow to import
+    from ls_backend.engine import judge as engine_judge  # noqa: PLC0415 - slow to import
+
+    context = _context(settings)
+    deep.ask(context, project_id)
+    for control in engine_judge.due(context, project_id):
+        _queues(settings).kick_judge(project_id, control)
 
 
 def _subject(run: _Run) -> str:

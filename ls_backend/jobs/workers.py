@@ -33,6 +33,11 @@ class WarmWorker(SimpleWorker):
 
     max_connection_wait_time = 4  # seconds between two looks for a Redis that is away; RQ's minute is long for people
 
+    def handle_warm_shutdown_request(self) -> None:
+        """Tell the running job, in case it can break off and go on in another worker."""
+        tasks.stopping.set()
+        super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]  # RQ's
+
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002 - RQ's signature
         """Seconds after which a running job may be called abandoned."""
         return int(job.timeout or 0) + reaper.JOB_GRACE_S
@@ -48,7 +53,7 @@ def work(settings: Settings, queue: str, name: str) -> None:
 
     Args:
         settings: Deployment settings; jobs see the same.
-        queue: "rank" or "embed".
+        queue: "rank", "embed" or "train".
         name: Name never used before, see `fresh_name`.
 
     Raises:

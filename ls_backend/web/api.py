@@ -52,6 +52,8 @@ def blueprint(backend: Backend) -> APIBlueprint:
             "settings": json.loads(found.settings_json or "{}"),
             "versions": [_plain(item) for item in store.versions.list(path.project_id)],
             "runs": [_plain(item) for item in store.runs.recent(path.project_id, 20)],
+            "deep_versions": [_plain(item) for item in store.deep_versions.list(path.project_id)],
+            "trainings": [_plain(item) for item in store.trainings.recent(path.project_id, 20)],
             "failed_jobs": backend.queues.failed(path.project_id),
         }
 

@@ -75,7 +75,7 @@ class Deployment:
         with (self.data_dir / "output.log").open("a") as output:
             process = subprocess.Popen([sys.executable, "-c", code], env=self.environment, stderr=output, stdout=output)
         self.processes.append(process)
-        wait_until(lambda: len(self.workers()) >= 2, within_s=30)
+        wait_until(lambda: len(self.workers()) >= 3, within_s=30)
         if self.store.projects.active():
             # The first comparison comes at once; a test that follows is about its own jobs.
             wait_until(lambda: self.runs(event="end", kind="reconcile"), within_s=30)

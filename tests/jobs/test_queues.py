@@ -11,7 +11,7 @@ from ls_backend.jobs.queues import Queues, project_of
 def test_two_jobs_wait_at_most(with_redis):
     kicks = [with_redis.queues.kick(7) for _ in range(5)]
     assert kicks == [True, True, False, False, False]
-    assert with_redis.queues.depths() == {"rank": 2, "embed": 0}
+    assert with_redis.queues.depths() == {"rank": 2, "embed": 0, "train": 0}
 
 
 def test_projects_do_not_block_each_other(with_redis):

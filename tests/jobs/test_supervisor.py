@@ -112,7 +112,7 @@ def test_a_redis_that_forgot_everything_is_healed(running, eventually):
 def test_a_killed_supervisor_takes_everything_along(running, eventually):
     supervisor = _supervisor(running)
     children = running.children(supervisor.pid)
-    assert len(children) == 3
+    assert len(children) == 4
     os.kill(supervisor.pid, signal.SIGKILL)
     supervisor.wait()
     eventually(lambda: all(_gone(pid) for pid in children), within_s=10)
@@ -231,7 +231,7 @@ def test_a_failing_project_is_tried_again_with_pauses(running, eventually):
 def test_two_supervisors_share_one_redis(running, eventually):
     running.start_supervisor()
     first, second = running.processes
-    eventually(lambda: len(running.workers()) == 4, within_s=20)
+    eventually(lambda: len(running.workers()) == 6, within_s=20)
     first.send_signal(signal.SIGTERM)
     assert first.wait(15) == 0
     generation = running.store.projects.bump(7)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ls_backend.errors import ImageUnreadable
-from ls_backend.vision.images import decode
+from ls_backend.vision.images import decode, scaled_down
 
 PLENTY = 1_000_000
 
@@ -258,3 +258,15 @@ def test_damaged_bytes_are_either_an_image_or_image_unreadable(valid, edits, dat
             continue
         assert pixels.ndim == 3
         assert pixels.shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "longest_px", "expected"),
+    [((60, 90), 90, (60, 90)), ((60, 90), 45, (30, 45)), ((900, 3), 90, (90, 1)), ((1, 1), 320, (1, 1))],
+)
+def test_an_image_is_scaled_down_to_its_longer_side_and_never_up(shape, longest_px, expected):
+    image = np.full((*shape, 3), 77, np.uint8)
+    small = scaled_down(image, longest_px)
+    assert small.shape == (*expected, 3)
+    assert small.dtype == np.uint8
+    assert (small == 77).all()

@@ -7,6 +7,13 @@ Everything else is real: Redis, RQ, workers, supervisor, store. What the body do
     raise       "unreachable" or "bug"
     changing    another backbone is to take over
     hang        "held": a native call that holds the interpreter; "native": one that does not, and heeds no signal
+    due         an update finds that control "box" calls for a training, and removes the file
+
+Trainings count epochs, and write down how far they are like real ones:
+
+    epochs      how many, 5 unless told; epoch_s is how long one takes, 0.05
+    train-crash the child kills itself after the epoch told, and again in the next child unless the file is removed
+    train-hang  the child sleeps after the epoch told
 """
 
 import contextlib
@@ -90,6 +97,56 @@ def predict_tasks(context, project_id, task_ids):
     context.store.predictions.put(project_id, "al-1-stand-in", {task_id: [0.5, 0.5] for task_id in task_ids})
 
 
+def _epochs(context, training, beat):
+    folder = context.settings.data_dir
+    reached = folder / f"epoch-{training.training_id}"
+    crash, hang = _told(folder, "train-crash"), _told(folder, "train-hang")
+    for epoch in range(int(_told(folder, reached.name) or 0) + 1, int(_told(folder, "epochs") or 5) + 1):
+        time.sleep(float(_told(folder, "epoch_s") or 0.05))
+        reached.write_text(str(epoch))
+        _note(folder, f"epoch{epoch} train {training.project_id} {os.getpid()} {time.time()}")
+        beat()
+        if not context.store.trainings.report(training.training_id, {"epoch": epoch}):
+            return "cancelled"
+        if crash and epoch >= int(crash):
+            os.kill(os.getpid(), 9)
+        if hang and epoch >= int(hang):
+            time.sleep(600)
+    return "done"
+
+
+def train(context, training_id, beat):
+    from ls_backend.errors import Unreachable
+
+    training = context.store.trainings.get(training_id)
+    if training is None or not training.is_open:
+        return
+    if _told(context.settings.data_dir, "raise"):
+        raise Unreachable("Label Studio gave no answer within 3 s.")
+    context.store.trainings.begin(training_id, classes=training.classes, n_labels=0, labels_until=None)
+    _note(context.settings.data_dir, f"begin train {training.project_id} {os.getpid()} {time.time()}")
+    how = _epochs(context, training, beat)
+    _note(context.settings.data_dir, f"end train {training.project_id} {os.getpid()} {time.time()}")
+    context.store.trainings.finish(training_id, how, version_id="deep-1-0badcafe" if how == "done" else None)
+
+
+def ask(context, project_id):
+    due = context.settings.data_dir / "due"
+    if due.exists():
+        due.unlink()
+        context.store.trainings.ask(project_id, "box", classes=("car",), n_labels=1)
+
+
+def give_up(context, training_id, code, deaths):
+    context.store.trainings.finish(training_id, "failed", error=f"code {code}, {deaths} times")
+
+
+def judge_pool(context, project_id, control, told):
+    _body(context, "judge", project_id)
+    context.store.projects.bump(project_id)
+    told(True)
+
+
 def _plain(kind):
     def run(context, project_id, **how):
         _body(context, kind, project_id)
@@ -111,3 +168,8 @@ _module("ls_backend.engine.embed_pool", embed_pool=embed_pool)
 _module("ls_backend.engine.predict", predict_tasks=predict_tasks)
 _module("ls_backend.engine.reconcile", reconcile=_plain("reconcile"))
 _module("ls_backend.engine.sync", sync=_plain("sync"))
+_module("ls_backend.engine.deep", ask=ask, train=train, give_up=give_up)
+_module("ls_backend.engine.judge", judge_pool=judge_pool, due=lambda context, project_id: [])
+sys.modules["ls_backend.engine"].__dict__.update(
+    deep=sys.modules["ls_backend.engine.deep"], judge=sys.modules["ls_backend.engine.judge"]
+)

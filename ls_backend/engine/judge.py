@@ -1,0 +1,173 @@
+"""A deep version looks at the pool in the background, what matters first, and leaves what it sees in the store."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ls_backend import logs
+from ls_backend.domain import Control
+from ls_backend.engine import deep, test_set
+from ls_backend.engine.context import Context
+from ls_backend.engine.deep import DeepModel
+from ls_backend.engine.embed_pool import READERS, report_unreadable
+from ls_backend.engine.learners import LEARNERS, Picture
+from ls_backend.engine.snapshot import read_picture
+from ls_backend.errors import ImageUnreadable
+from ls_backend.store import Inference, Project, TaskRow
+
+log = logs.get(__name__)
+
+CANDIDATES = 2_000
+"""Tasks of the pool that are judged at most, besides those of the window in force: minutes on a CPU.
+
+A queue in order needs the best of a fair sample, not the best of all: of 2,000 tasks drawn by lot the best 20 are from
+the top hundredth of a pool of any size.
+"""
+
+CHUNK_S = 3.0
+"""Seconds after which what was seen is stored, and the rest planned anew."""
+
+RESUME_SHARE = 0.1
+"""Share of the candidates that must be unjudged before a pool that was judged is looked at again."""
+
+_BATCH = READERS
+
+Told = Callable[[bool], None]
+"""Called every few seconds; True when the order of the labelling queue should be made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What judging did.
+
+    Attributes:
+        judged: Tasks looked at.
+        failed: Tasks whose image could not be read; each has its problem.
+    """
+
+    judged: int
+    failed: int
+
+
+def due(context: Context, project_id: int) -> list[str]:
+    """Return the controls whose version in force should look at the pool: it never did, or many tasks have come."""
+    project = context.project(project_id)
+    names = []
+    for control in deep.controls(project):
+        version = context.store.deep_versions.in_force(project_id, control.name)
+        if version is None or version.classes != control.classes:
+            continue
+        waiting, n_candidates = _waiting(context, project, control, version.version_id)
+        if waiting and len(waiting) >= math.ceil(RESUME_SHARE * n_candidates):
+            names.append(control.name)
+    return names
+
+
+def judge_pool(context: Context, project_id: int, control_name: str, told: Told) -> Judged:
+    """Have the version in force of a control look at the tasks it has not judged: those to be labelled next first.
+
+    What it sees replaces, task by task, what an earlier version saw. After the first tasks of a version and after the
+    last an update is wanted, so that the labelling queue is in a new order soon and in a good one in the end. It may be
+    killed anywhere; the next run goes on with what is left.
+
+    Raises:
+        LabelStudioError: Images cannot be had now.
+        TrainingError: There is no such control.
+    """
+    project = context.project(project_id)
+    control = deep.control_of(project, control_name)
+    model = deep.serving(context, project, control)
+    done = failed = 0
+    while model is not None:
+        waiting, _ = _waiting(context, project, control, model.version.version_id)
+        if not waiting:
+            break
+        is_first = not context.store.inferences.judged_by(project_id, control_name, model.version.version_id)
+        seen, failures, n_tried = _chunk(context, project, control, model, waiting)
+        context.store.inferences.put(project_id, control_name, seen)
+        report_unreadable(context, project_id, failures)
+        done, failed = done + len(seen), failed + len(failures)
+        woken = is_first or n_tried == len(waiting)
+        if woken:
+            context.store.projects.bump(project_id)
+        told(woken)
+    if done or failed:
+        log.info("pool judged", project=project_id, control=control_name, tasks=done, failed=failed)
+    return Judged(done, failed)
+
+
+def _waiting(context: Context, project: Project, control: Control, version_id: str) -> tuple[list[TaskRow], int]:
+    """Return the tasks that a version should look at next, in order, and how many candidates there are in all.
+
+    The tasks of the window in force are those that annotators will see; after them the pool by lot. The lot of a task
+    never changes, so the sample stays the same while the pool shrinks.
+    """
+    tasks, settings = context.store.tasks, context.project_settings(project)
+    pool = tasks.available(project.id) - test_set.members(context, project)
+    window = context.store.windows.in_force(project.id)
+    ahead = [task_id for task_id in (window.task_ids if window else ()) if task_id in pool]
+    candidates = [*ahead, *test_set.in_turn(pool - set(ahead), settings.seed)[:CANDIDATES]]
+    rows = {row.task_id: row for row in tasks.images(project.id, candidates) if row.content_hash is not None}
+    judged = context.store.inferences.judged_by(project.id, control.name, version_id)
+    waiting = [rows[task_id] for task_id in candidates if task_id in rows and task_id not in judged]
+    return waiting, len(rows)
+
+
+def _chunk(
+    context: Context, project: Project, control: Control, model: DeepModel, waiting: Sequence[TaskRow]
+) -> tuple[list[Inference], dict[int, ImageUnreadable], int]:
+    """Look at tasks for a few seconds; returns what was seen, what could not be read, and how many were tried."""
+    learner = LEARNERS[control.kind]
+    options = learner.options(context.project_settings(project).training)
+    found: list[Inference] = []
+    failures: dict[int, ImageUnreadable] = {}
+    tried, deadline = 0, time.monotonic() + CHUNK_S
+    for some in _read(context, project, waiting):
+        tried += len(some)
+        failures |= {row.task_id: item for row, item in some if isinstance(item, ImageUnreadable)}
+        pictures = [(row.task_id, item) for row, item in some if isinstance(item, Picture)]
+        seen = model.judge.judge([picture.pixels for _, picture in pictures], **options) if pictures else []
+        for (task_id, picture), one in zip(pictures, seen, strict=True):
+            written = learner.write(control, one, picture)
+            found.append(
+                Inference(
+                    task_id=task_id,
+                    version_id=model.version.version_id,
+                    uncertainty=float(one.uncertainty),
+                    presence=one.presence,
+                    embedding=one.embedding,
+                    scores=written.scores,
+                    result=written.result,
+                )
+            )
+        if time.monotonic() > deadline:
+            break
+    return found, failures, tried
+
+
+def _read(
+    context: Context, project: Project, rows: Sequence[TaskRow]
+) -> Iterator[list[tuple[TaskRow, Picture | ImageUnreadable]]]:
+    """Read images a batch at a time, several at once."""
+    image_px = context.project_settings(project).training.image_px
+    with context.downloader(project) as downloader, ThreadPoolExecutor(READERS) as readers:
+
+        def read(row: TaskRow) -> Picture | ImageUnreadable:
+            try:
+                return read_picture(
+                    downloader,
+                    row.task_id,
+                    row.image or "",
+                    image_px=image_px,
+                    max_pixels=context.settings.image_max_pixels,
+                )
+            except ImageUnreadable as error:
+                return error
+
+        for start in range(0, len(rows), _BATCH):
+            some = rows[start : start + _BATCH]
+            yield list(zip(some, readers.map(read, some), strict=True))
