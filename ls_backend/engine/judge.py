@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -98,6 +98,23 @@ def judge_pool(context: Context, project_id: int, control_name: str, told: Told)
     if done or failed:
         log.info("pool judged", project=project_id, control=control_name, tasks=done, failed=failed)
     return Judged(done, failed)
+
+
+def judge_tasks(context: Context, project: Project, task_ids: Collection[int]) -> None:
+    """Have the versions in force look at some tasks now, because somebody waits for them; seen ones are left alone.
+
+    Raises:
+        LabelStudioError: Images cannot be had now.
+    """
+    for control in deep.controls(project):
+        unseen = set(task_ids) - set(context.store.inferences.results(project.id, control.name, task_ids))
+        rows = [row for row in context.store.tasks.images(project.id, unseen) if row.content_hash is not None]
+        model = deep.serving(context, project, control) if rows else None
+        while model is not None and rows:
+            seen, failures, n_tried = _chunk(context, project, control, model, rows)
+            context.store.inferences.put(project.id, control.name, seen)
+            report_unreadable(context, project.id, failures)
+            rows = rows[n_tried:]
 
 
 def _waiting(context: Context, project: Project, control: Control, version_id: str) -> tuple[list[TaskRow], int]:

@@ -91,7 +91,7 @@ class Written:
     """What a model sees, for Label Studio.
 
     Attributes:
-        result: Regions in Label Studio's format; those below the control's threshold are left out.
+        result: Regions in Label Studio's format, whatever their confidence: `shown` knows the threshold in force.
         scores: What each of them contributes to the uncertainty, 0 to 1.
     """
 
@@ -132,7 +132,7 @@ def _write_boxes(control: Control, seen: Any, picture: Picture) -> Written:  # n
     boxes = seen.boxes * np.array([picture.width / width, picture.height / height] * 2, np.float32)
     result: list[dict[str, Any]] = []
     scores: list[float] = []
-    for i in np.flatnonzero(seen.scores >= control.threshold):
+    for i in range(len(boxes)):
         one = slice(i, i + 1)  # one by one, because a box that has no area is not written
         written = regions.write_boxes(
             control, boxes[one], seen.classes[one], seen.scores[one], picture.width, picture.height
@@ -154,8 +154,7 @@ def _read_class_map(control: Control, result: Sequence[Any], width: int, height:
 
 
 def _write_class_map(control: Control, seen: Any, picture: Picture) -> Written:  # noqa: ANN401 - segment.Judged
-    written = regions.write_class_map(control, seen.class_map, seen.confidence, picture.width, picture.height)
-    result = tuple(region for region in written if region["score"] >= control.threshold)
+    result = regions.write_class_map(control, seen.class_map, seen.confidence, picture.width, picture.height)
     return Written(result, tuple(1.0 - float(region["score"]) for region in result))
 
 

@@ -1,10 +1,10 @@
-"""Answers for /predict: probabilities of tasks the published window does not hold."""
+"""Answers for /predict: probabilities, and regions, of tasks the published window does not hold."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ls_backend.engine import retrain
+from ls_backend.engine import judge, retrain
 from ls_backend.engine.context import Context
 from ls_backend.engine.embed_pool import embed_tasks
 from ls_backend.engine.sync import sync
@@ -42,4 +42,5 @@ def predict_tasks(context: Context, project_id: int, task_ids: Sequence[int]) ->
         version.version_id,
         {task_id: row.tolist() for task_id, row in zip(ready, probabilities, strict=True)},
     )
+    judge.judge_tasks(context, project, ready)
     return len(ready)

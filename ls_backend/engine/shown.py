@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ls_backend.domain import LabelSchema
@@ -32,4 +32,15 @@ def results(
             continue
         for task_id, one in store.inferences.results(project_id, control.name, found).items():
             found[task_id] += tuple(region for region in one.result if region.get("score", 1.0) >= control.threshold)
+    return found
+
+
+def unseen(store: Store, project_id: int, schema: LabelSchema, task_ids: Collection[int]) -> set[int]:
+    """Return the tasks that a deep version in force has not looked at yet."""
+    found: set[int] = set()
+    for control in schema.controls:
+        version = store.deep_versions.in_force(project_id, control.name) if control.draws else None
+        if version is not None:
+            looked_at = store.inferences.results(project_id, control.name, task_ids)
+            found |= {task_id for task_id in task_ids if task_id not in looked_at}
     return found

@@ -26,6 +26,7 @@ from ls_backend.errors import BackendError, ConfigUnsupported, DataError, QueueE
 from ls_backend.jobs.queues import Queues
 from ls_backend.labelstudio import label_config, wire
 from ls_backend.labelstudio.client import SECRET_HEADER
+from ls_backend.labelstudio.interactive import pointed_at
 from ls_backend.settings import DEFAULT_BACKBONE, ProjectSettings, Settings, check_backbone
 from ls_backend.store import Project, Store
 from ls_backend.strategies import Plan
@@ -337,17 +338,18 @@ def answer_predict(backend: Backend, sent: wire.PredictRequest) -> dict[str, Any
         metrics.PREDICTIONS.labels("none").inc(len(sent.tasks))
         return {"results": [_empty(name, text) for _ in sent.tasks]}
     schema = label_config.parse(sent.label_config or project.label_config or "")
-    known = _answers(backend, project, version, task_ids)
+    known = _answers(backend, project, schema, version, task_ids)
     if not version.answers(schema):
         return {
             "results": [_empty(name, "the labelling interface has changed; a new model is on its way")] * len(task_ids)
         }
     results = shown.results(backend.store, project.id, schema, known)
+    context = sent.params.context if sent.params else None
     said = f"{version.version_id}, {version.n_labels} labels"
     return {
         "results": [
             {
-                "result": list(results[task_id]),
+                "result": list(pointed_at(schema, results[task_id], context)),
                 "score": round(schema.confidence(known[task_id]), 6),
                 "model_version": name,
                 "diagnosis": said,
@@ -360,13 +362,14 @@ def answer_predict(backend: Backend, sent: wire.PredictRequest) -> dict[str, Any
 
 
 def _answers(
-    backend: Backend, project: Project, version: ModelVersion, task_ids: list[int]
+    backend: Backend, project: Project, schema: LabelSchema, version: ModelVersion, task_ids: list[int]
 ) -> dict[int, tuple[float, ...]]:
     """Return task id -> probabilities, asking the worker for those the store does not hold."""
     store, project_id = backend.store.predictions, project.id
     known = store.get(project_id, version.version_id, task_ids)
-    unknown = [task_id for task_id in task_ids if task_id not in known]
-    metrics.PREDICTIONS.labels("store").inc(len(known))
+    unseen = shown.unseen(backend.store, project_id, schema, task_ids)
+    unknown = [task_id for task_id in task_ids if task_id not in known or task_id in unseen]
+    metrics.PREDICTIONS.labels("store").inc(len(task_ids) - len(unknown))
     if unknown:
         try:
             backend.queues.predict(project_id, unknown, deadline_s=backend.settings.predict_deadline_s)
