@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ls_backend.settings import default_cache_dir
 from ls_backend.vision import backbones, segment
 from ls_backend.vision.deep import Fitted, Recipe
 from replay import orders
@@ -55,12 +54,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60, help="labelled images of the first measurement; 0 skips it")
     parser.add_argument("--minutes", type=float, default=10.0, help="longest training")
     parser.add_argument("--finetune", action="store_true", help="train the backbone as well")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1 of the orders; 0 skips them")
-    parser.add_argument("--start", type=int, default=20, help="random images at first")
-    parser.add_argument("--batch", type=int, default=20, help="images a round")
-    parser.add_argument("--rounds", type=int, default=2, help="rounds")
-    path = default_cache_dir() / "benchmarks" / "segmentation.jsonl"
-    parser.add_argument("--json", type=Path, default=path, help="file of the points, one a line")
+    orders.arguments(parser, "segmentation.jsonl")
     given = parser.parse_args()
     bench = Bench(seconds=60.0 * given.minutes, finetune=given.finetune)
     if given.images:
@@ -132,32 +126,12 @@ def _measure(bench: Bench, n: int) -> None:
 
 
 def _compare(bench: Bench, given: argparse.Namespace) -> None:
-    """Print each curve as it comes, then the gain."""
-    name = f"segmentation-{POOL}-{TEST}-{'finetuned' if bench.finetune else 'frozen'}"
     job = orders.Labelling(
-        name=name,
+        name=f"segmentation-{POOL}-{TEST}-{'finetuned' if bench.finetune else 'frozen'}",
         present=np.stack([np.isin(np.arange(len(CLASSES)), each.classes) for each in _made().made[:POOL]]),
         train=bench.train,
     )
-    marks = [given.start + done * given.batch for done in range(given.rounds + 1)]
-    print("\n### Orders: mean IoU on the test set\n")
-    print("| order | seed | " + " | ".join(f"at {mark}" for mark in marks) + " |")
-    print("| --- " * (len(marks) + 2) + "|", flush=True)
-    curves: dict[str, list[list[float]]] = {order: [] for order in orders.ORDERS}
-    found = orders.replay(
-        job, seeds=range(given.seeds), start=given.start, batch=given.batch, rounds=given.rounds, path=given.json
-    )
-    for order, seed, scores in found:
-        curves[order].append(scores)
-        print(f"| {order} | {seed} | " + " | ".join(f"{score:.3f}" for score in scores) + " |", flush=True)
-    if given.seeds < 2:
-        return
-    ours, theirs = (np.array(curves[order]) for order in orders.ORDERS)
-    print()
-    for k, mark in enumerate(marks[1:], start=1):
-        mean, low, high = orders.gain(ours[:, k].tolist(), theirs[:, k].tolist())
-        wins = int((ours[:, k] > theirs[:, k]).sum())
-        print(f"At {mark} labels: priority {mean:+.3f} [{low:+.3f}, {high:+.3f}], ahead in {wins} of {given.seeds}.")
+    orders.compare(job, "mean IoU", given)
 
 
 if __name__ == "__main__":

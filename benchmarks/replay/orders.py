@@ -6,6 +6,7 @@ soon as it is there.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from ls_backend.settings import default_cache_dir
 from ls_backend.strategies import Plan, Pool, rank
 
 ORDERS = ("priority", "random")
@@ -107,6 +109,50 @@ def replay(
                 if not done:
                     shared = trained
             yield order, seed, scores
+
+
+def arguments(parser: argparse.ArgumentParser, file: str) -> None:
+    """Add the options of `compare`.
+
+    Args:
+        parser: Of the benchmark.
+        file: Name of the file of points, unless another is given.
+    """
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1 of the orders; 0 skips them")
+    parser.add_argument("--start", type=int, default=20, help="random images at first")
+    parser.add_argument("--batch", type=int, default=20, help="images a round")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds")
+    path = default_cache_dir() / "benchmarks" / file
+    parser.add_argument("--json", type=Path, default=path, help="file of the points, one a line")
+
+
+def compare(job: Labelling, metric: str, given: argparse.Namespace) -> None:
+    """Print each curve as it comes, then what the product's order gains over chance.
+
+    Args:
+        job: What is labelled.
+        metric: Name of the score.
+        given: Options of `arguments`.
+    """
+    marks = [given.start + done * given.batch for done in range(given.rounds + 1)]
+    print(f"\n### Orders: {metric} on the test set\n")
+    print("| order | seed | " + " | ".join(f"at {mark}" for mark in marks) + " |")
+    print("| --- " * (len(marks) + 2) + "|", flush=True)
+    curves: dict[str, list[list[float]]] = {order: [] for order in ORDERS}
+    found = replay(
+        job, seeds=range(given.seeds), start=given.start, batch=given.batch, rounds=given.rounds, path=given.json
+    )
+    for order, seed, scores in found:
+        curves[order].append(scores)
+        print(f"| {order} | {seed} | " + " | ".join(f"{score:.3f}" for score in scores) + " |", flush=True)
+    if given.seeds < 2:
+        return
+    ours, theirs = (np.array(curves[order]) for order in ORDERS)
+    print()
+    for k, mark in enumerate(marks[1:], start=1):
+        mean, low, high = gain(ours[:, k].tolist(), theirs[:, k].tolist())
+        wins = int((ours[:, k] > theirs[:, k]).sum())
+        print(f"At {mark} labels: priority {mean:+.3f} [{low:+.3f}, {high:+.3f}], ahead in {wins} of {given.seeds}.")
 
 
 def gain(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:

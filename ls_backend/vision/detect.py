@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ls_backend.errors import StoreError
+from ls_backend.errors import StoreError, TooFewLabels
 from ls_backend.vision import average_precision as ap
 from ls_backend.vision.album import PLAIN, Album, LabelledBoxes, maps_of
 from ls_backend.vision.backbones import Backbone
@@ -155,8 +155,8 @@ def fit(
     holdout: Indices,
     recipe: Recipe,
     *,
-    folder: Path | None,
-    report: Report,
+    folder: Path | None = None,
+    report: Report = lambda _: True,
 ) -> Fitted:
     """Train a detector.
 
@@ -176,7 +176,11 @@ def fit(
     Raises:
         Diverged: If a loss is not finite.
         SettingsError: If the backbone makes no feature maps.
+        StoreError: If the checkpoint cannot be written.
+        TooFewLabels: If there is nothing to learn from.
     """
+    if not len(learn):
+        raise TooFewLabels("No labelled image is left to learn from; expected at least one. Go on labelling.")
     watch = Watch(recipe.seconds, report)
     with seeded(recipe.seed):
         pyramid = Pyramid(backbone, strides=STRIDES, trainable=recipe.finetune)
@@ -311,7 +315,7 @@ def pooled(doubts: NDArray[np.floating[Any]], pooling: Pooling) -> float:
 
 def _schedule(n: int, recipe: Recipe) -> Schedule:
     """Plan as many steps for few images as for many, within limits."""
-    wanted = math.ceil(_STEPS * _BATCH / max(1, n))
+    wanted = math.ceil(_STEPS * _BATCH / n)
     epochs = recipe.epochs or min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, wanted))
     return Schedule(epochs=epochs, batch=_BATCH, patience=max(2, round(_PATIENCE * epochs)))
 
@@ -334,8 +338,7 @@ def _found(detector: Detector, album: Album, rows: Indices) -> list[ap.Found]:
         view = album.view(int(i), PLAIN)
         with torch.no_grad():
             maps = album.maps([view])
-        guess = detector.find_in(maps, view.height, view.width)
-        found.append(ap.Found(*(part.cpu().numpy() for part in (guess.boxes, guess.classes, guess.scores))))
+        found.append(detector.find_in(maps, view.height, view.width).measurable())
     return found
 
 

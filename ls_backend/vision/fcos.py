@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torchvision.ops import FeaturePyramidNetwork, batched_nms, generalized_box_iou_loss, sigmoid_focal_loss
 
+from ls_backend.vision.average_precision import Found
+
 CHANNELS = 96
 LEAST_SCORE = 0.05
 """Of a candidate: below, a box is noise."""
@@ -63,6 +65,10 @@ class Candidates:
     scores: torch.Tensor
     probabilities: torch.Tensor
     features: torch.Tensor
+
+    def measurable(self) -> Found:
+        """Hand over what average precision is made of."""
+        return Found(self.boxes.cpu().numpy(), self.classes.cpu().numpy(), self.scores.cpu().numpy())
 
 
 class Fcos(nn.Module):
