@@ -44,6 +44,7 @@ from ls_backend.strategies import Plan, Pool, rank
 
 N_POOL = 100_000
 N_MILLION = 1_000_000
+N_RADIUS = 20_000  # several draws say more about chance than one large one
 DIM = 384
 DIM_MILLION = 256
 K = 1000
@@ -154,11 +155,11 @@ def radius(repeat: int) -> list[Bar]:
     for kind in (clustered, even):
         ratios = []
         for seed in range(repeat):
-            data = given_input(kind, N_POOL, DIM, seed)
+            data = given_input(kind, N_RADIUS, DIM, seed)
             _, _, picked = in_turns(data, Plan.preset("core_set"), with_model=False, repeat=1)
             ours, *theirs = (retraced(data, rows)[1] for rows in picked)
             ratios += [ours / each for each in theirs]
-        name = f"cover radius over the peer's, {kind.__name__}, {repeat} draws"
+        name = f"cover radius over the peer's, {kind.__name__}, n={N_RADIUS:,}, {repeat} draws"
         figure, holds = "no peer", None
         if ratios:
             mean = statistics.mean(ratios)

@@ -102,6 +102,9 @@ DATASETS: Mapping[str, Dataset] = {
     "mnist": Dataset("MNIST", "accuracy", 200, lambda seed: _mnist(seed, _everything)),
     "mnist-10to1": Dataset("MNIST, 5 to 9 rare 10:1", "balanced_accuracy", 200, lambda seed: _mnist(seed, _one_in(10))),
     "digits": Dataset("Digits", "accuracy", 150, lambda seed: _digits(seed, _everything)),
+    "digits-10to1": Dataset(
+        "Digits, 5 to 9 rare 10:1", "balanced_accuracy", 150, lambda seed: _digits(seed, _one_in(10))
+    ),
     "digits-20to1": Dataset(
         "Digits, 5 to 9 rare 20:1", "balanced_accuracy", 150, lambda seed: _digits(seed, _one_in(20))
     ),

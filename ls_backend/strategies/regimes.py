@@ -15,7 +15,7 @@ import numpy as np
 
 from ls_backend.settings import Diversity
 from ls_backend.strategies.plan import IMBALANCED, Plan
-from ls_backend.strategies.pool import Floats, Pool
+from ls_backend.strategies.pool import Floats, Indices, Pool
 from ls_backend.strategies.questions import any_doubts, groups
 
 RANDOM = "random"
@@ -25,7 +25,7 @@ HIGH_BUDGET = "high budget"
 IMBALANCE = "imbalance guard"
 
 ENOUGH_LABELS = 5.0  # a class, on average; from here on typicality costs accuracy even where classes are balanced
-ASSUMED_LABELS = 2.0  # of each class before the first; a label more or less by chance must not look like rarity
+MIN_FREQUENCY = 1e-3  # of a task; below it a class is not worth a ratio
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Imbalance:
     Attributes:
         most: Index of the most frequent class.
         least: Index of the rarest.
-        ratio: How many times as frequent the one is as the other, at least 1.
+        ratio: How many times as frequent the one is as the other; 1 where chance may have made the difference.
     """
 
     most: int
@@ -89,32 +89,38 @@ def regime_of(pool: Pool, plan: Plan, diversity: Diversity, *, undecided: bool, 
 
 
 def imbalance(pool: Pool) -> Imbalance:
-    """Estimate how uneven the classes are, as far as so few labels can tell.  O(n c).
+    """Estimate how uneven the classes are, as far as the labels can tell.  O(n c).
 
     Tasks are counted where labelled and by the model where not. The model knows the classes from its labels only, so
-    their shares carry the weight of that many labels, beside two of each class that are assumed beforehand: the mean
-    of the posterior of a Dirichlet prior. Without it the few labels at the start, which chance deals unevenly, would
-    make almost every pool look imbalanced.
+    their shares are compared with equal ones as if counted on that many tasks: among the few labels at the start,
+    chance makes some class rare in almost every pool.
 
     Args:
         pool: Tasks with probabilities (n, c), and the labels so far.
 
     Returns:
-        The most frequent and the rarest class, of the question where they are farthest apart, and their ratio; 1
-        without any label.
-    Source: Gelman et al. 2013, Bayesian Data Analysis, 3rd edition, section 3.4.
+        The most frequent and the rarest class, of the question where they are farthest apart, and their ratio where
+        the classes differ more than equal ones would by chance on average: where the statistic G exceeds its
+        expectation, c - 1.
+    Source: Sokal & Rohlf 2012, Biometry, 4th edition, section 17.2, the G test of goodness of fit.
     """
     assert pool.probabilities is not None  # asked only where there is a model
     counts = pool.labelled_counts
-    expected = pool.probabilities.sum(axis=0, dtype=np.float64) + (0.0 if counts is None else counts)
+    frequency = pool.probabilities.sum(axis=0, dtype=np.float64) + (0.0 if counts is None else counts)
     found: list[Imbalance] = []
     for columns, _ in groups(pool):
-        shares: Floats = expected[columns] / max(float(expected[columns].sum()), 1.0)
         n_labels = _n_labels(pool) if counts is None else float(counts[columns].sum())
-        evidence: Floats = n_labels * shares + ASSUMED_LABELS  # (q,) labels
-        most, least = int(np.argmax(evidence)), int(np.argmin(evidence))
-        found.append(Imbalance(int(columns[most]), int(columns[least]), float(evidence[most] / evidence[least])))
+        found.append(_imbalance(columns, frequency[columns], n_labels))
     return max(found, key=lambda one: one.ratio)
+
+
+def _imbalance(columns: Indices, frequency: Floats, n_labels: float) -> Imbalance:
+    most, least = int(np.argmax(frequency)), int(np.argmin(frequency))
+    shares = frequency[frequency > 0] / max(float(frequency.sum()), MIN_FREQUENCY)
+    deviance = 2.0 * n_labels * float((shares * np.log(shares * len(frequency))).sum())
+    differs = deviance > len(frequency) - 1
+    ratio = float(frequency[most]) / max(float(frequency[least]), MIN_FREQUENCY) if differs else 1.0
+    return Imbalance(int(columns[most]), int(columns[least]), ratio)
 
 
 def _before_the_first_model(pool: Pool, plan: Plan, diversity: Diversity) -> str:

@@ -250,4 +250,4 @@ def test_missing_labels_matter_where_one_question_is_uneven():
         ranking = rank(pool, plan, 3, np.random.default_rng(0))
         assert ranking.regime == regime
         assert ("balance" in ranking.factors) == (regime == "imbalance guard")
-    assert ranking.regime_reason == "'d' is about 3 times as frequent as 'e', so missing classes come first"
+    assert ranking.regime_reason == "'d' is about 5 times as frequent as 'e', so missing classes come first"
