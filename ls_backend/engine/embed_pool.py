@@ -176,6 +176,10 @@ def report_unreadable(context: Context, project_id: int, failures: Mapping[int, 
     """Say which images could not be read; their tasks leave the pool, and are tried again later."""
     if failures:
         context.store.tasks.forget_content(project_id, failures)
+    _tell_unreadable(context, project_id, failures)
+
+
+def _tell_unreadable(context: Context, project_id: int, failures: Mapping[int, ImageUnreadable]) -> None:
     for task_id, error in failures.items():
         context.store.tasks.set_image_error(project_id, task_id, str(error))
         context.store.problems.report(
@@ -185,7 +189,8 @@ def report_unreadable(context: Context, project_id: int, failures: Mapping[int, 
 
 
 def _report(context: Context, project_id: int, hashes: Iterable[int], failures: dict[int, ImageUnreadable]) -> None:
-    report_unreadable(context, project_id, failures)
+    # What was embedded for one backbone stays in its pool, although another one cannot read it any more.
+    _tell_unreadable(context, project_id, failures)
     resolved = {f"task {task_id}" for task_id in hashes}
     for problem in context.store.problems.open(project_id):
         if problem.finding.code == ImageUnreadable.code and problem.finding.subject in resolved:
