@@ -42,13 +42,14 @@ STRIDES = (8, 16, 32)
 Pooling = Literal["mean", "max", "sum"]
 
 _BATCH = 8
-_STEPS = 600
-_FEWEST_EPOCHS, _MOST_EPOCHS = 12, 80
+_STEPS = 300
+_FEWEST_EPOCHS, _MOST_EPOCHS = 12, 60
 _PATIENCE = 0.3  # of the planned epochs
 _RATE = 1.5e-3
 _BACKBONE_RATE = 0.1  # of that
 _DECAY = 1e-3
 _SHOWN = 0.3  # score of boxes to show, until a hold-out knows better
+_ENOUGH = 100  # images to estimate difficulty on, without a hold-out
 _ALPHA, _BETA, _XI = 0.3, 0.2, 0.6  # of PPAL
 
 
@@ -189,9 +190,14 @@ def fit(
     album = Album(
         pyramid, examples, finetune=recipe.finetune, n_learn=len(learn), seed=recipe.seed, device=backbone.device
     )
-    schedule = _schedule(len(learn), recipe)
-    album.prepare(learn, holdout, lambda: watch.interrupted(Progress(0, schedule.epochs, None, watch.seconds, None)))
+    epochs = _schedule(len(learn), recipe).epochs
+    album.prepare(learn, holdout, lambda: watch.interrupted(Progress(0, epochs, None, watch.seconds, None)))
     truths = [ap.Truth(*examples.boxes(int(i))) for i in holdout]
+
+    def measure() -> float:
+        found = _found(detector, album, holdout)
+        return ap.summary(ap.average_precisions(truths, found, recipe.n_classes))["map50_95"]
+
     groups: list[dict[str, Any]] = [{"params": list(head.parameters()), "lr": _RATE}]
     if recipe.finetune:
         groups.append({"params": list(pyramid.parameters()), "lr": _RATE * _BACKBONE_RATE})
@@ -200,24 +206,16 @@ def fit(
         network=_network(pyramid, head, finetuned=recipe.finetune),
         optimizer=torch.optim.AdamW(groups, weight_decay=_DECAY),
         loss_of=lambda batch, rng: _loss(head, album, batch, rng),
-        measure=(
-            (
-                lambda: ap.summary(ap.average_precisions(truths, _found(detector, album, holdout), recipe.n_classes))[
-                    "map50_95"
-                ]
-            )
-            if any(len(truth.classes) for truth in truths)
-            else None
-        ),
+        measure=measure if any(len(truth.classes) for truth in truths) else None,
         learn=learn,
-        schedule=schedule,
+        schedule=_schedule(len(learn), recipe),
         seed=recipe.seed,
         watch=watch,
         identity=fingerprint(kind="detect", backbone=backbone.identity, **facts),
         folder=folder,
     )
     stopped = course.run()
-    measured = holdout if len(holdout) else learn
+    measured = holdout if len(holdout) else learn[:_ENOUGH]
     truths = [ap.Truth(*examples.boxes(int(i))) for i in measured]
     found = _found(detector, album, measured)
     arrays = {name: tensor.cpu().numpy() for name, tensor in course.network.state_dict().items()}
