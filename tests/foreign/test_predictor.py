@@ -182,7 +182,7 @@ def test_the_model_dies_with_its_parent_even_while_it_hangs(search, tmp_path):
         ("odd", ForeignModelUnknown, ["'odd'", "expected package.module:ClassName"]),
         ("no.such:Model", ForeignModelUnknown, ["there is no module no;"]),
         ("odd.deeper:Model", ForeignModelUnknown, ["there is no module odd.deeper"]),
-        ("odd:Obediant", ForeignModelUnknown, ["no class Obediant", "did you mean Obedient?"]),
+        ("odd:Obedience", ForeignModelUnknown, ["no class Obedience", "did you mean Obedient?"]),
         ("odd:Stranger", ForeignModelUnknown, ["Stranger does not derive from LabelStudioMLBase"]),
         ("os:sep", ForeignModelUnknown, ["sep does not derive", "expected a class"]),
         ("broken:Model", ForeignModelUnknown, ["a_library_nobody_has", "not installed"]),
@@ -207,7 +207,7 @@ def test_a_path_that_leads_to_no_model_is_refused_with_the_remedy(search, path, 
 
 def test_a_wrong_path_is_told_by_the_predictor_with_its_code(second):
     with pytest.raises(ForeignModelUnknown, match="did you mean Obedient") as refused:
-        ask(second("odd:Obediant"), "text")
+        ask(second("odd:Obedience"), "text")
     assert refused.value.code == "foreign-model-unknown"
     assert "setting model" in refused.value.hint
 

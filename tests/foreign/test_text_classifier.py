@@ -80,7 +80,7 @@ def test_a_text_classifier_of_somebody_else_learns_and_its_doubts_order_the_queu
     correct = [
         answer.regions[0]["value"]["choices"] == [labels[row]] for row, answer in zip(rest, answers, strict=True)
     ]
-    assert np.mean(correct) > 0.9
+    assert np.mean(correct) > 0.8 > (labels[rest] == "praise").mean(), "better than naming the commonest label"
 
 
 def test_before_it_has_learned_it_answers_all_the_same(first):

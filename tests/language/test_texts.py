@@ -10,12 +10,8 @@ import pytest
 
 from ls_backend.language import texts
 
-MARKETS = [
-    "shares fell on the stock market today",
-    "the stock market fell and shares lost value",
-    "falling share prices",
-]
-CATS = ["the cat sat on the mat", "a cat sits on a mat, purring", "cats and mats"]
+MARKETS = ["shares fell as stock markets closed", "stock markets fell, shares lost value", "shares: markets falling"]
+CATS = ["one cat sat purring by our mat", "purring cat sits upon mat", "cats purr upon mats"]
 
 
 @pytest.fixture(scope="module")
