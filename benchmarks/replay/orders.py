@@ -95,9 +95,10 @@ def replay(
                 key = [job.name, start, batch, order if done else "start", seed, done]
                 if done:
                     more = points.labelled(key)
-                    if more is None:
-                        trained = trained or job.train(labelled, seed)
-                        more = _next(job, trained, labelled, batch, order, seed)
+                    if more is None and order == "random":
+                        more = _by_chance(job, labelled, batch, seed)
+                    elif more is None:
+                        more = _by_priority(job, trained or job.train(labelled, seed), labelled, batch, seed)
                     labelled = np.concatenate([labelled, more])
                     trained = None
                 found = points.score(key)
@@ -171,12 +172,14 @@ def gain(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, 
     return mean, mean - half, mean + half
 
 
-def _next(job: Labelling, trained: Trained, labelled: Indices, batch: int, order: str, seed: int) -> Indices:
+def _by_chance(job: Labelling, labelled: Indices, batch: int, seed: int) -> Indices:
+    left = np.setdiff1d(np.arange(len(job.present)), labelled)
+    return np.random.default_rng([seed, len(labelled)]).choice(left, batch, replace=False)
+
+
+def _by_priority(job: Labelling, trained: Trained, labelled: Indices, batch: int, seed: int) -> Indices:
     """Pick as the product does: doubts of the model are one question, the presence of each class another."""
     left = np.setdiff1d(np.arange(len(job.present)), labelled)
-    rng = np.random.default_rng([seed, len(labelled)])
-    if order == "random":
-        return rng.choice(left, batch, replace=False)
     judged = list(trained.judge(np.concatenate([left, labelled])))
     embeddings = np.stack([each.embedding for each in judged])
     pool = Pool(
@@ -188,7 +191,7 @@ def _next(job: Labelling, trained: Trained, labelled: Indices, batch: int, order
         questions=np.arange(job.present.shape[1]),
         doubts=np.array([[each.uncertainty] for each in judged[: len(left)]]),
     )
-    return left[rank(pool, Plan.preset("auto"), batch, rng).indices]
+    return left[rank(pool, Plan.preset("auto"), batch, np.random.default_rng([seed, len(labelled)])).indices]
 
 
 class _Points:

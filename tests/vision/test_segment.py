@@ -218,7 +218,7 @@ def test_images_of_any_size_are_learnt_from(backbone):
 def test_nothing_here_is_learnt(backbone):
     few = pictures(3)
     empty = Pictures(few.images, [np.zeros_like(each) for each in few.class_maps])
-    fitted = train(backbone, empty, holdout=1, epochs=10)
+    fitted = train(backbone, empty, holdout=1, epochs=20)
     assert fitted.metrics == {"mean_iou": 1.0, "iou_background": 1.0}
     assert fitted.arrays["temperature"] == 0.5  # and not a quarter, although all of the hold-out is right
     judged = called(backbone, fitted, empty.images)[0]
@@ -249,7 +249,7 @@ def test_regions_come_apart_and_the_most_doubtful_is_first():
     judged = segment._judged(logits, maps, 64, 64)
     assert list(judged.classes) == [1, 0]
     np.testing.assert_allclose(judged.boxes, [[36, 40, 60, 56], [8, 8, 24, 24]], atol=2)
-    assert judged.values[0] > 0.7
+    assert judged.values[0] >= 0.7
     assert judged.values[1] < 0.5
     assert judged.presence == pytest.approx([0.95, 0.6], abs=0.02)
 
