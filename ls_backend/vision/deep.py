@@ -265,7 +265,7 @@ class Course:
         state.epoch, state.loss = state.epoch + 1, float(np.mean(losses))
         if self.measure is not None and (state.epoch % self.schedule.measure_every == 0 or state.epoch >= planned):
             state.metric = self.measure()
-            if state.best is None or state.metric > state.best:
+            if state.best is None or state.metric >= state.best:  # of equals the later one has learnt more
                 state.best, state.best_epoch = state.metric, state.epoch
                 self._best = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
         state.looped += time.monotonic() - started
