@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import nn
 from torch.nn import functional
 
@@ -64,7 +63,6 @@ _CALIBRATION_PIXELS = 50_000
 _SUREST = 0.5  # lowest temperature
 _JUDGED_TOGETHER = 8
 _SMALL = 1 / 16  # of the longer side: the small area in which a class is looked for
-_MOST_REGIONS = 100
 
 
 class SegmentExamples(Examples, Protocol):
@@ -87,10 +85,6 @@ class Judged:
         presence: (c,) float32, highest mean probability of each class over any small area.
         embedding: (d,) float32 of unit length: mean feature of the regions weighted by confidence, of the whole image
             where nothing was found.
-        classes: (r,) int64, of each region (connected pixels of one class), the most doubtful region first.
-        boxes: (r, 4) float32 left, top, right, bottom of the regions.
-        values: (r,) float32 in [0, 1], mean of 1 - (p(1) - p(2)) over all pixels of each region: here the inside counts
-            more than the outline, where every region is in doubt.
     """
 
     class_map: NDArray[np.uint8]
@@ -98,9 +92,6 @@ class Judged:
     uncertainty: float
     presence: NDArray[np.float32]
     embedding: NDArray[np.float32]
-    classes: NDArray[np.int64]
-    boxes: NDArray[np.float32]
-    values: NDArray[np.float32]
 
 
 def fit(
@@ -521,16 +512,12 @@ def _judged(logits: torch.Tensor, maps: Sequence[torch.Tensor], height: int, wid
     small = functional.avg_pool2d(coarse, window, stride=1)  # (1 + c, ...) means over small areas
     found = class_map > 0
     area = found if found.any() else _area(small[0].cpu().numpy(), window, stride, (height, width))
-    classes, boxes, values = _regions(class_map, doubt)
     return Judged(
         class_map=class_map,
         confidence=confidence.astype(np.float16),
         uncertainty=_mean_of_top(doubt[area]),
         presence=small[1:].amax(dim=(1, 2)).cpu().numpy(),
         embedding=_embedding(coarse, maps),
-        classes=classes,
-        boxes=boxes,
-        values=values,
     )
 
 
@@ -548,25 +535,6 @@ def _mean_of_top(doubt: NDArray[np.float32]) -> float:
     """Mean of the most doubtful share of pixels (n,), n >= 1."""
     k = int(np.ceil(DOUBTFUL_SHARE * doubt.size))
     return float(np.clip(np.partition(doubt, doubt.size - k)[-k:].mean(), 0.0, 1.0))
-
-
-def _regions(
-    class_map: NDArray[np.uint8], doubt: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Take a class map apart into connected regions: classes, boxes and doubt of each, the most doubtful first."""
-    found: list[tuple[float, int, tuple[int, int, int, int]]] = []
-    for value in np.unique(class_map[class_map > 0]):
-        parts, _ = ndimage.label(class_map == value)
-        for part, (rows, columns) in enumerate(ndimage.find_objects(parts), start=1):
-            inside = parts[rows, columns] == part
-            box = (columns.start, rows.start, columns.stop, rows.stop)
-            found.append((float(doubt[rows, columns][inside].mean()), int(value) - 1, box))
-    found = sorted(found, reverse=True)[:_MOST_REGIONS]
-    return (
-        np.array([c for _, c, _ in found], np.int64),
-        np.array([box for _, _, box in found], np.float32).reshape(-1, 4),
-        np.array([value for value, _, _ in found], np.float32),
-    )
 
 
 def _embedding(coarse: torch.Tensor, maps: Sequence[torch.Tensor]) -> NDArray[np.float32]:
