@@ -28,6 +28,9 @@ A queue in order needs the best of a fair sample, not the best of all: of 2,000 
 the top hundredth of a pool of any size.
 """
 
+LABELLED = 500
+"""Labelled tasks that are looked at as well, the latest ones: what they show counts as covered."""
+
 CHUNK_S = 3.0
 """Seconds after which what was seen is stored, and the rest planned anew."""
 
@@ -93,6 +96,7 @@ def judge_pool(context: Context, project_id: int, control_name: str, told: Told)
         done, failed = done + len(seen), failed + len(failures)
         woken = is_first or n_tried == len(waiting)
         if woken:
+            _look_at_labelled(context, project, control, model)
             context.store.projects.bump(project_id)
         told(woken)
     if done or failed:
@@ -108,13 +112,9 @@ def judge_tasks(context: Context, project: Project, task_ids: Collection[int]) -
     """
     for control in deep.controls(project):
         unseen = set(task_ids) - set(context.store.inferences.results(project.id, control.name, task_ids))
-        rows = [row for row in context.store.tasks.images(project.id, unseen) if row.content_hash is not None]
-        model = deep.serving(context, project, control) if rows else None
-        while model is not None and rows:
-            seen, failures, n_tried = _chunk(context, project, control, model, rows)
-            context.store.inferences.put(project.id, control.name, seen)
-            report_unreadable(context, project.id, failures)
-            rows = rows[n_tried:]
+        model = deep.serving(context, project, control) if unseen else None
+        if model is not None:
+            _look(context, project, control, model, unseen)
 
 
 def _waiting(context: Context, project: Project, control: Control, version_id: str) -> tuple[list[TaskRow], int]:
@@ -132,6 +132,24 @@ def _waiting(context: Context, project: Project, control: Control, version_id: s
     judged = context.store.inferences.judged_by(project.id, control.name, version_id)
     waiting = [rows[task_id] for task_id in candidates if task_id in rows and task_id not in judged]
     return waiting, len(rows)
+
+
+def _look_at_labelled(context: Context, project: Project, control: Control, model: DeepModel) -> None:
+    """Look at the latest labelled tasks, too: the regions of the pool are compared with theirs."""
+    locked = test_set.members(context, project)
+    labelled = [task.task_id for task in context.store.tasks.labelled(project.id) if task.task_id not in locked]
+    unseen = set(labelled[-LABELLED:])
+    unseen -= context.store.inferences.judged_by(project.id, control.name, model.version.version_id)
+    _look(context, project, control, model, unseen)
+
+
+def _look(context: Context, project: Project, control: Control, model: DeepModel, task_ids: Collection[int]) -> None:
+    rows = [row for row in context.store.tasks.images(project.id, task_ids) if row.content_hash is not None]
+    while rows:
+        seen, failures, n_tried = _chunk(context, project, control, model, rows)
+        context.store.inferences.put(project.id, control.name, seen)
+        report_unreadable(context, project.id, failures)
+        rows = rows[n_tried:]
 
 
 def _chunk(

@@ -15,6 +15,7 @@ from ls_backend.engine.context import Context
 from ls_backend.engine.fields import applicable
 from ls_backend.engine.held import ACTIVE
 from ls_backend.engine.retrain import Model
+from ls_backend.engine.sights import sights
 from ls_backend.engine.view import View, as_fitted
 from ls_backend.errors import StrategyError, TrainingError
 from ls_backend.settings import ProjectSettings
@@ -158,16 +159,21 @@ def _rank(
     plan, fields = applicable(context, project, seen, model, Plan.from_settings(settings))
     learnt = seen.labelled.learnt  # the model knows nothing of the test set, so nothing of the pool is covered by it
     targets = seen.labelled.targets[learnt]
+    seen_deeply = sights(context, project, schema)
+    covered = [
+        seen_deeply.beside(seen.labelled.features[learnt], seen.labelled.task_ids[learnt]),
+        seen_deeply.beside(seen.features[seen.held], seen.task_ids(seen.held)),
+    ]
     known: dict[str, Any] = {
-        "embeddings": features,
+        "embeddings": seen_deeply.beside(features, task_ids),
         "probabilities": None if judged is None else judged.probabilities,
-        "labelled_embeddings": np.concatenate([seen.labelled.features[learnt], seen.features[seen.held]]),
+        "labelled_embeddings": np.concatenate(covered),
         "labelled_counts": (targets == 1).sum(axis=0).astype(np.float64),
         "metadata": fields.columns,
         "error_rates": fields.error_rates,
         "class_names": schema.classes,
         "questions": None if schema.is_one_choice else np.array(schema.questions),
-        **_found_elsewhere(context, project, schema, task_ids),
+        **seen_deeply.doubts(task_ids),
         "ids": task_ids,
     }
     rng = np.random.default_rng((settings.seed, project.id, len(seen.labelled.task_ids)))
@@ -182,22 +188,6 @@ def _rank(
         if problem.finding.subject == "plan":
             context.store.problems.resolve(project.id, problem.finding.code, "plan")
     return ranking
-
-
-def _found_elsewhere(
-    context: Context, project: Project, schema: LabelSchema, task_ids: NDArray[np.int64]
-) -> dict[str, Any]:
-    """Return what deep versions doubt about tasks, NaN where none has looked yet, and the questions this settles."""
-    columns: list[NDArray[np.float64]] = []
-    settled: set[int] = set()
-    for control, span in schema.spans:
-        seen = context.store.inferences.of(project.id, control.name) if control.draws else None
-        if seen is not None and len(seen.task_id):
-            place = np.clip(np.searchsorted(seen.task_id, task_ids), 0, len(seen.task_id) - 1)
-            known = seen.task_id[place] == task_ids
-            columns.append(np.where(known, seen.uncertainty[place], np.nan))
-            settled |= set(schema.questions[span])
-    return {"doubts": np.column_stack(columns), "settled": frozenset(settled)} if columns else {}
 
 
 def _asked_for(
