@@ -367,19 +367,20 @@ def _gate(work: Work, shown: Snapshot, candidate: Judge, report: _Reporter) -> s
 
 
 class _Reporter:
-    """Writes how far a training is, at most once a second, and reads whether somebody cancelled it."""
+    """Writes how far a training is, once a second and with each phase, and reads whether somebody cancelled it."""
 
     def __init__(self, work: Work, beat: Beat) -> None:
         self._trainings = work.context.store.trainings
         self._training_id = work.training.training_id
         self._budget_s = 60.0 * work.settings.training.minutes
         self._beat = beat
-        self._told_at = float("-inf")
+        self._phase = ""
+        self._told_at = 0.0
         self._goes_on = True
 
     def reading(self, done: int, of: int) -> bool:
         """Images read; answers whether to go on."""
-        return self._tell({"phase": "reading", "images": done, "of": of}, now=done == of)
+        return self._tell({"phase": "reading", "images": done, "of": of})
 
     def learning(self, progress: Progress) -> bool:
         """Epochs done; answers whether to go on."""
@@ -392,9 +393,9 @@ class _Reporter:
         """Images of the hold-out that both versions have looked at."""
         return self._tell({"phase": "comparing", "images": done, "of": of})
 
-    def _tell(self, progress: dict[str, Any], *, now: bool = False) -> bool:
-        if now or time.monotonic() - self._told_at >= _REPORT_S:
-            self._told_at = time.monotonic()
+    def _tell(self, progress: dict[str, Any]) -> bool:
+        if progress["phase"] != self._phase or time.monotonic() - self._told_at >= _REPORT_S:
+            self._phase, self._told_at = progress["phase"], time.monotonic()
             self._beat()
             self._goes_on = self._trainings.report(self._training_id, progress)
         return self._goes_on
