@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from ls_backend import logs
 from ls_backend.domain import Control, Finding
-from ls_backend.engine import snapshot
+from ls_backend.engine import backbones, snapshot
 from ls_backend.engine.context import Context
 from ls_backend.engine.learners import LEARNERS, Judge
 from ls_backend.engine.snapshot import Snapshot
 from ls_backend.errors import (
+    BackbonePending,
     BackendError,
     ConfigUnsupported,
     LabelStudioError,
@@ -182,6 +183,7 @@ def train(context: Context, training_id: int, beat: Beat) -> DeepVersion | None:
     Raises:
         LabelStudioError: Images cannot be had now; the training stays open.
         StoreError: A database or disk refused; likewise.
+        BackbonePending: The weights of the backbone are on their way; likewise.
     """
     training = context.store.trainings.get(training_id)
     if training is None or not training.is_open:
@@ -193,7 +195,7 @@ def train(context: Context, training_id: int, beat: Beat) -> DeepVersion | None:
         control = control_of(project, training.control)
         work = Work(context, project, control, training, context.project_settings(project), folder)
         version = _train(work, beat)
-    except (LabelStudioError, StoreError):
+    except (LabelStudioError, StoreError, BackbonePending):
         raise
     except BackendError as error:
         _failed(context, training, error)
@@ -264,7 +266,7 @@ def _train(work: Work, beat: Beat) -> DeepVersion | None:
             f"Control {control.name} has {len(shown.learn)} annotated images to learn from; expected two or more, and "
             "a region in one of them."
         )
-    backbone = work.context.backbone(work.settings.backbone)
+    backbone = work.context.backbone(backbones.in_force(work.context, project))
     fitted = _fit(work, shown, backbone, report)
     if fitted.stopped == "cancelled":
         return None

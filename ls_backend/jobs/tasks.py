@@ -45,7 +45,6 @@ stopping = threading.Event()
 _MODULES = {
     RANK: ("ls_backend.engine.update", "ls_backend.engine.reconcile", "ls_backend.engine.sync"),
     EMBED: ("ls_backend.engine.embed_pool", "ls_backend.engine.predict"),
-    TRAIN: (),
 }
 _SYNC_WAITS_S = 120.0  # behind an update that runs in another worker
 _log = logs.get(__name__)
