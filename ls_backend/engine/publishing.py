@@ -68,6 +68,10 @@ def worth_a_flip(
     ranked_by = context.store.versions.get(project.id, current.model_version_id or "")
     if ranked_by is not None and not ranked_by.answers(schema):
         return True  # its pre-annotations may name labels that are no more
+    for control in schema.controls:
+        version = context.store.deep_versions.in_force(project.id, control.name) if control.draws else None
+        if version is not None and current.flipped_at is not None and version.created_at > current.flipped_at:
+            return True  # its regions are those of an earlier version, or none
     served = context.store.tasks.available(project.id, with_skipped=True)
     left = [row for row in context.store.windows.rows(project.id, current.version) if row.task_id in served]
     if len(left) < min(len(rows), len(current.task_ids)) / 2 + 1 and len(rows) > len(left):
