@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ls_backend.vision.average_precision import overlaps
+
 MATCH_IOU = 0.5
 
 
@@ -35,10 +37,10 @@ def of_boxes(
     if len(true_boxes) == 0:
         return 1.0 - float(scores.max(initial=0.0))
     free = np.ones(len(true_boxes), dtype=bool)
-    overlaps = _ious(boxes, true_boxes)
+    shares = overlaps(boxes, true_boxes)
     found, total = 0, 0.0
     for rank, i in enumerate(np.argsort(-scores, kind="stable"), start=1):
-        fits = np.where(free & (true_classes == classes[i]), overlaps[i], 0.0)
+        fits = np.where(free & (true_classes == classes[i]), shares[i], 0.0)
         best = int(fits.argmax())
         if fits[best] >= MATCH_IOU:
             free[best] = False
@@ -61,13 +63,3 @@ def of_class_map(class_map: NDArray[np.uint8], true_map: NDArray[np.uint8]) -> f
         for value in there
     ]
     return float(np.mean(ious))
-
-
-def _ious(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Overlap (a, b) of every box of one list with every box of another; boxes without area overlap nothing."""
-    one, two = first.astype(np.float64)[:, None], second.astype(np.float64)[None]
-    sides = np.minimum(one[..., 2:], two[..., 2:]) - np.maximum(one[..., :2], two[..., :2])
-    common = np.clip(sides, 0.0, None).prod(axis=2)
-    areas = [np.clip(item[..., 2:] - item[..., :2], 0.0, None).prod(axis=2) for item in (one, two)]
-    ious: NDArray[np.float64] = common / np.maximum(areas[0] + areas[1] - common, 1e-12)
-    return ious
