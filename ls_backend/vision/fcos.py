@@ -21,7 +21,7 @@ CHANNELS = 96
 LEAST_SCORE = 0.05
 """Of a candidate: below, a box is noise."""
 
-_TOWER = 2  # convolutions before each answer; four, as published, cost more than they gain on a few hundred images
+_TOWER = 2  # convolutions before each answer; the four as published take twice the time
 _GROUPS = 32
 _REACH = 8.0  # strides: the longest distance to a side that a level answers for
 _TYPICAL = 4.0  # strides: where the answers start
