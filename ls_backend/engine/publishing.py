@@ -68,6 +68,9 @@ def worth_a_flip(
     ranked_by = context.store.versions.get(project.id, current.model_version_id or "")
     if ranked_by is not None and not ranked_by.answers(schema):
         return True  # its pre-annotations may name labels that are no more
+    serving = context.store.versions.in_force(project.id)
+    if ranked_by is not None and serving is not None and serving.round < ranked_by.round:
+        return True  # somebody has taken the version back; Label Studio must not go on naming it
     for control in schema.controls:
         version = context.store.deep_versions.in_force(project.id, control.name) if control.draws else None
         if version is not None and current.flipped_at is not None and version.created_at > current.flipped_at:
