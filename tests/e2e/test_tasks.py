@@ -132,7 +132,7 @@ def test_regions_are_learnt_and_predicted(make_task, wait_for, kind):
         found = shown(lab).values()
         return lab.state()["window"] != before and any(one["result"] for one in found)
 
-    wait_for("what it sees is shown in a new order", judged, 60)
+    wait_for("what it sees is shown in a new order", judged, 120)
     assert_accepted(lab, kind, at_least=8)
     factors = [row["factors"].get("uncertainty") for row in lab.stack.get(f"/api/projects/{lab.pid}/queue")["tasks"]]
     doubts = [value for value in factors if value is not None]
