@@ -352,7 +352,9 @@ class ProjectSettings(Words):
     test_set_target: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         default=None, description="Wanted share of each value of `test_set_by` instead; values not named are left out."
     )
-    training: Training = Field(default=Training(), description="Deeper training, of boxes and outlines.")
+    training: Training = Field(
+        default=Training(), description="Deeper training, of boxes and outlines, or of the `model`."
+    )
     model: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",

@@ -120,7 +120,10 @@ def test_a_control_marked_model_skip_is_left_alone():
         (CONFIG.replace("<Image ", '<Text valueType="url" '), "holds addresses"),
         (CONFIG.replace("<Image ", "<Text ").replace("$image", "Hello"), "a Text whose value is not one field"),
         (
-            view('<RectangleLabels name="b" toName="t"><Label value="x"/></RectangleLabels>', '<Text name="t" value="$t"/>'),
+            view(
+                '<RectangleLabels name="b" toName="t"><Label value="x"/></RectangleLabels>',
+                '<Text name="t" value="$t"/>',
+            ),
             "on Text, not on one Image",
         ),
         (CONFIG.replace('toName="image"', 'toName="nowhere"'), "on no object"),
