@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 ORDERED_SAMPLING = "Uncertainty sampling"
 """The sampling mode in which Label Studio serves tasks by ascending prediction score."""
@@ -48,12 +48,14 @@ class LabelSchema:
     """What a label config asks for, as far as this backend can learn it.
 
     Attributes:
-        field: Key of the task data that holds the image.
+        field: Key of the task data that holds the image or the text.
         controls: At least one, in the order of the config.
+        modality: What is labelled: the controls are on one Image tag or on one Text tag.
     """
 
     field: str
     controls: tuple[Control, ...]
+    modality: Literal["image", "text"] = "image"
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ BackendError
 │   └── ConfigUnsupported    the label config has nothing this backend can learn
 ├── DataError
 │   ├── ImageUnreadable      one task's image cannot be fetched or decoded
+│   ├── TextMissing          one task has no text
 │   ├── LabelUnknown         an annotation holds a label the config no longer has
 │   └── RegionUnusable       a region of an annotation is broken
 ├── StrategyError
@@ -86,7 +87,7 @@ class ConfigUnsupported(LabelStudioError):
     """The label config has no control tag this backend can learn from."""
 
     code = "config-unsupported"
-    hint = "Add a Choices tag with choice='single' on an Image tag to the labelling interface."
+    hint = "Add a Choices tag on an Image or a Text tag to the labelling interface."
 
 
 class DataError(BackendError):
@@ -100,6 +101,13 @@ class ImageUnreadable(DataError):
 
     code = "image-unreadable"
     hint = "Open the task in Label Studio; replace or delete the image if it does not show there either."
+
+
+class TextMissing(DataError):
+    """A task has no text, or one of nothing but white space."""
+
+    code = "text-missing"
+    hint = "Add the text to the task data, or delete the task."
 
 
 class LabelUnknown(DataError):

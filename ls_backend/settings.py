@@ -260,6 +260,9 @@ class Objectives(Words):
 DEFAULT_BACKBONE = "efficientnet_lite0"
 """The one that comes with the package; the weights of others are looked for in WEIGHTS_DIR, and downloaded to it."""
 
+TEXT_BACKBONE = "hashed_ngrams"
+"""What makes the embeddings of texts, see `language`; a setting names backbones of images only."""
+
 TORCHVISION_BACKBONES = tuple(
     """
     alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169 densenet201
@@ -330,8 +333,8 @@ class ProjectSettings(Words):
     )
     backbone: str = Field(
         default=DEFAULT_BACKBONE,
-        description="Network that makes the embeddings: a classification model of torchvision by name, or `timm/` and "
-        "a model of timm. Another one embeds the pool in the background while the present one serves.",
+        description="Network that makes the embeddings of images: a classification model of torchvision by name, or "
+        "`timm/` and a model of timm. Another one embeds the pool in the background while the present one serves.",
     )
     holdout: float = Field(default=0.2, ge=0, le=0.5, description="Share of the labels kept for measuring.")
     test_set: int = Field(
@@ -349,7 +352,9 @@ class ProjectSettings(Words):
     test_set_target: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         default=None, description="Wanted share of each value of `test_set_by` instead; values not named are left out."
     )
-    training: Training = Field(default=Training(), description="Deeper training, of boxes and outlines.")
+    training: Training = Field(
+        default=Training(), description="Deeper training, of boxes and outlines, or of the `model`."
+    )
     model: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",

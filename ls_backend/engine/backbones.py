@@ -1,5 +1,7 @@
 """Which backbone serves a project, and how another one takes its place.
 
+Texts have one, whatever the settings say. What follows is about images.
+
 The one in force is that of the serving model version: it embeds new images first, and ranks, refits and predicts.
 When the settings name another one, that embeds the pool in the background; once it has all that can be read, a model
 on it has to pass the gate, and only then it serves. Nothing of this is written down: it follows from model versions,
@@ -13,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from ls_backend.domain import Finding, ModelVersion
 from ls_backend.engine.context import Context
-from ls_backend.errors import BackbonePending, SettingsError
-from ls_backend.settings import DEFAULT_BACKBONE
+from ls_backend.errors import BackbonePending, ConfigUnsupported, SettingsError
+from ls_backend.labelstudio import label_config
+from ls_backend.settings import DEFAULT_BACKBONE, TEXT_BACKBONE
 from ls_backend.store import Project
 
 if TYPE_CHECKING:
-    from ls_backend.vision.backbones import Backbone
+    from ls_backend.engine.context import Embedder
 
 MOST = 0.95
 """Share of the images that must be readable a second time before another backbone takes over."""
@@ -54,6 +57,17 @@ class Coverage:
         return self.read > 0 and not self.lacking and self.embedded >= MOST * self.read
 
 
+def wanted_by(context: Context, project: Project) -> str:
+    """Return the backbone that is to serve: that of the settings, or the one for texts."""
+    try:
+        schema = label_config.parse(project.label_config or "")
+    except ConfigUnsupported:
+        schema = None
+    if schema is not None and schema.modality == "text":
+        return TEXT_BACKBONE
+    return context.project_settings(project).backbone
+
+
 def in_force(context: Context, project: Project) -> str:
     """Return the backbone whose embeddings rank, refit and predict.
 
@@ -63,8 +77,12 @@ def in_force(context: Context, project: Project) -> str:
     Raises:
         BackbonePending: The one in force has lost its weights, and they are being downloaded.
     """
-    wanted = context.project_settings(project).backbone
+    wanted = wanted_by(context, project)
+    if wanted == TEXT_BACKBONE:
+        return wanted
     serving = context.store.versions.in_force(project.id)
+    if serving is not None and serving.backbone == TEXT_BACKBONE:  # what was labelled were texts, and are images now
+        serving = None
     if serving is not None and (serving.backbone == wanted or _loaded(context, project, serving.backbone, wanted)):
         return serving.backbone
     if wanted == DEFAULT_BACKBONE:
@@ -79,7 +97,8 @@ def changing(context: Context, project: Project) -> bool:
     """Say, at no cost, whether the settings name another backbone than the one that serves."""
     serving = context.store.versions.in_force(project.id)
     present = DEFAULT_BACKBONE if serving is None else serving.backbone
-    return context.project_settings(project).backbone != present
+    wanted = wanted_by(context, project)
+    return wanted not in {present, TEXT_BACKBONE}
 
 
 def successor(context: Context, project: Project, serving: str) -> str | None:
@@ -90,7 +109,7 @@ def successor(context: Context, project: Project, serving: str) -> str | None:
         project: Which project.
         serving: The backbone in force.
     """
-    wanted = context.project_settings(project).backbone
+    wanted = wanted_by(context, project)
     if wanted == serving:
         settle(context, project)
         return None
@@ -161,10 +180,10 @@ def refuse(context: Context, project: Project, version: ModelVersion, serving: s
     context.store.problems.resolve(project.id, "backbone-change")
 
 
-def _loaded(context: Context, project: Project, name: str, other: str) -> Backbone | None:
+def _loaded(context: Context, project: Project, name: str, other: str) -> Embedder | None:
     subject = f"backbone {name}"
     try:
-        backbone = context.backbone(name)
+        backbone = context.embedder(name)
     except SettingsError as error:
         finding = Finding("backbone-unavailable", "error", subject, f"{error} {other} goes on serving.", error.hint)
         context.store.problems.report(project.id, finding)

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ls_backend.errors import BackbonePending, SettingsError, StoreError
+from ls_backend.foreign import Predictor
 from ls_backend.labelstudio.client import Client
 from ls_backend.labelstudio.images import Downloader
-from ls_backend.settings import DEFAULT_BACKBONE, ProjectSettings, Settings
+from ls_backend.settings import DEFAULT_BACKBONE, TEXT_BACKBONE, ProjectSettings, Settings
 from ls_backend.store import Loaded, Project, Store, Vectors
 from ls_backend.strategies import nearest_distances
 
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
+    from ls_backend.language.texts import TextBackbone
     from ls_backend.vision.backbones import Backbone
     from ls_backend.vision.features import Standardiser
+
+    Embedder = Backbone | TextBackbone
 
 CACHED_PROJECTS = 2  # a pool of 100,000 tasks is 512 MB of features
 RETRY_S = 60.0
@@ -61,6 +65,7 @@ class Context:
         self.store = Store(settings.sql_url)
         self.vectors = Vectors(str(settings.data_dir / "vectors"))
         self._clients: dict[tuple[str, str], Client] = {}
+        self._predictors: dict[int, tuple[tuple[str, str], Predictor]] = {}
         self._backbones: dict[str, Backbone] = {}
         self._fetches: dict[str, Future[Path]] = {}
         self._refused: dict[str, tuple[float, SettingsError]] = {}
@@ -70,6 +75,8 @@ class Context:
         """Let go of connections and caches."""
         self._features.clear()
         self._clients.clear()
+        for project_id in list(self._predictors):
+            self.drop_predictor(project_id)
         self.store.dispose()
 
     def project(self, project_id: int) -> Project:
@@ -97,6 +104,13 @@ class Context:
         Raises:
             SettingsError: No address or no token is known.
         """
+        url, token = self._address(project)
+        if (url, token) not in self._clients:
+            self._clients[url, token] = Client(url, token)
+        return self._clients[url, token]
+
+    def _address(self, project: Project | None) -> tuple[str, str]:
+        """Return Label Studio's address and a token for it."""
         url = self.settings.label_studio_url or (project.hostname if project else None)
         key = self.settings.label_studio_api_key
         token = key.get_secret_value() if key else (project.access_token if project else None)
@@ -110,9 +124,30 @@ class Context:
                 "LABEL_STUDIO_API_KEY is not set and Label Studio has not sent a token.",
                 hint="Create a token in Label Studio under Account & Settings and set LABEL_STUDIO_API_KEY.",
             )
-        if (url, token) not in self._clients:
-            self._clients[url, token] = Client(url, token)
-        return self._clients[url, token]
+        return url, token
+
+    def predictor(self, project: Project, path: str) -> Predictor:
+        """Return somebody else's model for a project; its process stays warm as long as this one does.
+
+        Args:
+            project: Who wants it; another label config makes another model.
+            path: "package.module:ClassName".
+        """
+        label_config = project.label_config or ""
+        known = self._predictors.get(project.id)
+        if known is None or known[0] != (path, label_config):
+            self.drop_predictor(project.id)
+            url, token = self._address(project)
+            folder = self.settings.models_path / str(project.id) / f"foreign-{path.replace(':', '-')}"
+            made = Predictor(path, label_config, folder, 60.0, project_id=project.id, hostname=url, access_token=token)
+            known = self._predictors[project.id] = ((path, label_config), made)
+        return known[1]
+
+    def drop_predictor(self, project_id: int) -> None:
+        """End the process of a model that nobody asks any more."""
+        _, predictor = self._predictors.pop(project_id, (None, None))
+        if predictor is not None:
+            predictor.close()
 
     def downloader(self, project: Project) -> Downloader:
         """Return the image downloader for a project."""
@@ -142,6 +177,17 @@ class Context:
                 self._refused[name] = (time.monotonic(), error)
                 raise
         return self._backbones[name]
+
+    @cached_property
+    def text_backbone(self) -> TextBackbone:
+        """What makes the embeddings of texts, loaded once a process."""
+        from ls_backend.language import texts  # noqa: PLC0415 - a second, and only for those who label texts
+
+        return texts.load()
+
+    def embedder(self, name: str) -> Embedder:
+        """Return what makes the embeddings of that name, of images or of texts; raises what `backbone` raises."""
+        return self.text_backbone if name == TEXT_BACKBONE else self.backbone(name)
 
     def _load(self, name: str) -> Backbone:
         from ls_backend.vision import backbones, weights  # noqa: PLC0415 - torch takes seconds; only workers pay
@@ -186,12 +232,12 @@ class Context:
 
     def load_vectors(self, backbone: str, hashes: Sequence[str]) -> Loaded:
         """Return the raw embeddings there are; a changed checkpoint under the same name has none yet."""
-        made_by = self.backbone(backbone)
+        made_by = self.embedder(backbone)
         return self.vectors.load(made_by.identity, made_by.dim, hashes)
 
     def compact_vectors(self, backbone: str) -> None:
         """Join the files that many small appends have left; for now and then, never twice at once."""
-        made_by = self.backbone(backbone)
+        made_by = self.embedder(backbone)
         self.vectors.compact(made_by.identity, made_by.dim)
 
     def features(self, project_id: int, backbone: str, hashes: Sequence[str]) -> Features:

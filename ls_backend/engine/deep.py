@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ls_backend import logs
 from ls_backend.domain import Control, Finding
-from ls_backend.engine import backbones, snapshot
+from ls_backend.engine import backbones, foreign_model, snapshot
 from ls_backend.engine.context import Context
 from ls_backend.engine.learners import LEARNERS, Judge
 from ls_backend.engine.snapshot import Snapshot
@@ -91,7 +91,9 @@ class DeepModel:
 
 
 def controls(project: Project) -> list[Control]:
-    """Return the controls of a project that can be learnt deeply."""
+    """Return the controls of a project that we learn deeply: none where somebody else's model predicts."""
+    if foreign_model.named(project) is not None:
+        return []
     try:
         schema = label_config.parse(project.label_config or "")
     except ConfigUnsupported:
@@ -99,18 +101,24 @@ def controls(project: Project) -> list[Control]:
     return [control for control in schema.controls if control.kind in LEARNERS]
 
 
-def control_of(project: Project, name: str) -> Control:
-    """Return a control that can be learnt deeply.
+def subjects(project: Project) -> list[Control]:
+    """Return what is trained and judges: the controls that can be learnt deeply, or what stands for a foreign model."""
+    stand_in = foreign_model.stand_in(project)
+    return controls(project) if stand_in is None else [stand_in]
+
+
+def subject_of(project: Project, name: str) -> Control:
+    """Return one of the `subjects`.
 
     Raises:
         TrainingError: There is none of that name.
     """
-    for control in controls(project):
+    for control in subjects(project):
         if control.name == name:
             return control
     raise TrainingError(
-        f"Control {name!r} is no longer in the label config, or cannot be trained deeper.",
-        hint="Nothing, if the control was removed on purpose.",
+        f"{name!r} is no longer the foreign model, or no longer a control that can be trained deeper.",
+        hint="Nothing, if it was removed on purpose.",
     )
 
 
@@ -149,7 +157,8 @@ def ask(context: Context, project_id: int, *, control: str | None = None, force:
         SettingsError: There is no such control, or none that can be learnt deeply.
     """
     project = context.project(project_id)
-    able = controls(project)
+    able = subjects(project)
+    foreign_model.forget_others(context, project, {item.name for item in able})
     chosen = [item for item in able if control in (None, item.name)]
     if force and not chosen:
         names = ", ".join(item.name for item in able) or "none"
@@ -157,7 +166,7 @@ def ask(context: Context, project_id: int, *, control: str | None = None, force:
             f"Project {project_id} has no control "
             + (f"{control!r} " if control else "")
             + f"that can be trained deeper; those that can: {names}.",
-            hint="Deeper training is for RectangleLabels, PolygonLabels and BrushLabels.",
+            hint="Deeper training is for RectangleLabels, PolygonLabels, BrushLabels, and for the setting model.",
         )
     if not chosen:
         return []
@@ -192,9 +201,11 @@ def train(context: Context, training_id: int, beat: Beat) -> DeepVersion | None:
     folder = context.settings.models_path / str(project.id) / f"{_FOLDER}{training_id}"
     version = None
     try:
-        control = control_of(project, training.control)
+        control = subject_of(project, training.control)
         work = Work(context, project, control, training, context.project_settings(project), folder)
-        version = _train(work, beat)
+        if _begin(work):
+            is_foreign = control.kind == foreign_model.KIND
+            version = foreign_model.learn(work, beat) if is_foreign else _train(work, beat)
     except (LabelStudioError, StoreError, BackbonePending):
         raise
     except BackendError as error:
@@ -247,15 +258,21 @@ def serving(context: Context, project: Project, control: Control) -> DeepModel |
     return None
 
 
+def _begin(work: Work) -> bool:
+    """Record what is learnt from; answers whether to go on."""
+    store, training = work.context.store, work.training
+    n_labels, newest = training.n_labels, training.labels_until
+    if training.started_at is None:  # one that goes on after a crash knows no later labels
+        n_labels, newest = store.tasks.answered(work.project.id)
+    _clear(work)
+    return store.trainings.begin(
+        training.training_id, classes=work.control.classes, n_labels=n_labels, labels_until=newest
+    )
+
+
 def _train(work: Work, beat: Beat) -> DeepVersion | None:
     """Return the new version; None when somebody cancelled."""
-    store, project, control = work.context.store, work.project, work.control
-    training_id, n_labels, newest = work.training.training_id, work.training.n_labels, work.training.labels_until
-    if work.training.started_at is None:  # one that goes on after a crash knows no later labels
-        n_labels, newest = store.tasks.answered(project.id)
-    if not store.trainings.begin(training_id, classes=control.classes, n_labels=n_labels, labels_until=newest):
-        return None
-    _clear(work)
+    project, control = work.project, work.control
     report = _Reporter(work, beat)
     learner = LEARNERS[control.kind]
     shown = snapshot.take(work.context, project, control, learner, work.folder / "labels", report.reading)

@@ -1,7 +1,8 @@
-"""Images of new tasks become embeddings, once per content and backbone."""
+"""Images and texts of new tasks become embeddings, once per content and backbone."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,9 @@ from ls_backend.domain import Finding, ImageFacts
 from ls_backend.engine import backbones
 from ls_backend.engine.context import Context
 from ls_backend.engine.sync import image_field
-from ls_backend.errors import ImageUnreadable
+from ls_backend.errors import DataError, ImageUnreadable, TextMissing
 from ls_backend.labelstudio.images import Downloader
+from ls_backend.settings import TEXT_BACKBONE
 from ls_backend.store import Project
 
 log = logs.get(__name__)
@@ -38,8 +40,8 @@ class Embedded:
     """What a chunk of embedding did.
 
     Attributes:
-        read: Tasks whose image was read.
-        failed: Tasks whose image could not be used; each has its problem.
+        read: Tasks whose image or text was read.
+        failed: Tasks whose image or text could not be used; each has its problem.
         remaining: Whether more tasks wait.
     """
 
@@ -75,13 +77,13 @@ def embed_pool(context: Context, project_id: int) -> Embedded:
     if not remaining or project.window_version is None:
         context.store.projects.bump(project_id)
     log.info("embedded", project=project_id, tasks=len(hashes), failed=len(chunk) - len(hashes), remaining=remaining)
-    changing = context.project_settings(project).backbone != serving
+    changing = backbones.wanted_by(context, project) != serving
     return Embedded(len(hashes), len(chunk) - len(hashes), remaining or changing)
 
 
 def _embed_change(context: Context, project: Project, serving: str) -> Embedded:
     """Embed some of what the backbone that is to take over still lacks; the last of it wakes the ranking."""
-    wanted = context.project_settings(project).backbone
+    wanted = backbones.wanted_by(context, project)
     before = None if wanted == serving else backbones.coverage(context, project, wanted)
     if before is None or before.complete:
         # An update that was killed, or a reason against the change that is gone: it is looked at again.
@@ -106,17 +108,54 @@ def _embed_change(context: Context, project: Project, serving: str) -> Embedded:
 
 
 def embed_tasks(context: Context, project: Project, images: dict[int, str], by: str) -> dict[int, str]:
-    """Read, embed and store the images of some tasks.
+    """Read, embed and store the images or texts of some tasks.
 
     Args:
         context: Store, embeddings, backbone.
         project: Owner of the tasks.
-        images: Task id -> image reference as in the task data.
+        images: Task id -> image reference, or text, as in the task data.
         by: Name of the backbone.
 
     Returns:
         Task id -> content hash, of the tasks that could be read; the others have a problem each.
     """
+    if by == TEXT_BACKBONE:
+        hashes, failures = _embed_texts(context, project, images)
+    else:
+        hashes, failures = _embed_images(context, project, images, by)
+    context.store.tasks.set_content(project.id, hashes, references=images)
+    _report(context, project.id, hashes, failures)
+    return hashes
+
+
+def _embed_texts(
+    context: Context, project: Project, texts: Mapping[int, str]
+) -> tuple[dict[int, str], dict[int, DataError]]:
+    backbone = context.text_backbone
+    known = context.vectors.known(backbone.identity, backbone.dim)
+    field = image_field(project.label_config)
+    hashes: dict[int, str] = {}
+    fresh: dict[str, str] = {}
+    failures: dict[int, DataError] = {}
+    for task_id, text in texts.items():
+        if not text.strip():
+            failures[task_id] = TextMissing(
+                f"Task {task_id} has no text: '{field}' of its data, which the labelling interface shows, is missing "
+                "or empty.",
+                task=task_id,
+            )
+            continue
+        hashes[task_id] = content = hashlib.sha256(text.encode()).hexdigest()
+        if content not in known:
+            fresh[content] = text
+    if fresh:
+        context.vectors.append(backbone.identity, backbone.dim, list(fresh), backbone.embed(list(fresh.values())))
+    return hashes, failures
+
+
+def _embed_images(
+    context: Context, project: Project, images: Mapping[int, str], by: str
+) -> tuple[dict[int, str], dict[int, DataError]]:
     downloader = context.downloader(project)
     backbone = context.backbone(by)
     embedded = context.vectors.known(backbone.identity, backbone.dim)
@@ -124,7 +163,7 @@ def embed_tasks(context: Context, project: Project, images: dict[int, str], by: 
     hashes: dict[int, str] = {}
     fresh: dict[str, NDArray[np.uint8]] = {}
     facts: dict[str, ImageFacts] = {}
-    failures: dict[int, ImageUnreadable] = {}
+    failures: dict[int, DataError] = {}
     field = image_field(project.label_config)
     with ThreadPoolExecutor(READERS) as readers:
         jobs = {
@@ -145,9 +184,7 @@ def embed_tasks(context: Context, project: Project, images: dict[int, str], by: 
     context.store.images.put(facts)
     if fresh:
         context.vectors.append(backbone.identity, backbone.dim, list(fresh), backbone.embed(list(fresh.values())))
-    context.store.tasks.set_content(project.id, hashes, references=images)
-    _report(context, project.id, hashes, failures)
-    return hashes
+    return hashes, failures
 
 
 def _read(
@@ -172,26 +209,27 @@ def _read(
     return content, Decoded(pixels, facts.measure(pixels, len(data)))
 
 
-def report_unreadable(context: Context, project_id: int, failures: Mapping[int, ImageUnreadable]) -> None:
-    """Say which images could not be read; their tasks leave the pool, and are tried again later."""
+def report_unreadable(context: Context, project_id: int, failures: Mapping[int, DataError]) -> None:
+    """Say which images or texts could not be read; their tasks leave the pool, and are tried again later."""
     if failures:
         context.store.tasks.forget_content(project_id, failures)
     _tell_unreadable(context, project_id, failures)
 
 
-def _tell_unreadable(context: Context, project_id: int, failures: Mapping[int, ImageUnreadable]) -> None:
+def _tell_unreadable(context: Context, project_id: int, failures: Mapping[int, DataError]) -> None:
     for task_id, error in failures.items():
         context.store.tasks.set_image_error(project_id, task_id, str(error))
         context.store.problems.report(
             project_id, Finding(error.code, "warning", f"task {task_id}", str(error), error.hint)
         )
-        log.warning("image unreadable", project=project_id, task=task_id, reason=str(error))
+        log.warning("task unreadable", project=project_id, task=task_id, reason=str(error))
 
 
-def _report(context: Context, project_id: int, hashes: Iterable[int], failures: dict[int, ImageUnreadable]) -> None:
+def _report(context: Context, project_id: int, hashes: Iterable[int], failures: Mapping[int, DataError]) -> None:
     # What was embedded for one backbone stays in its pool, although another one cannot read it any more.
     _tell_unreadable(context, project_id, failures)
     resolved = {f"task {task_id}" for task_id in hashes}
     for problem in context.store.problems.open(project_id):
-        if problem.finding.code == ImageUnreadable.code and problem.finding.subject in resolved:
-            context.store.problems.resolve(project_id, ImageUnreadable.code, problem.finding.subject)
+        finding = problem.finding
+        if finding.code in {ImageUnreadable.code, TextMissing.code} and finding.subject in resolved:
+            context.store.problems.resolve(project_id, finding.code, finding.subject)

@@ -1,22 +1,26 @@
-"""A deep version looks at the pool in the background, what matters first, and leaves what it sees in the store."""
+"""A deep version, or somebody else's model, looks at the pool in the background and leaves what it sees in the store.
+
+What matters is looked at first.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from ls_backend import logs
 from ls_backend.domain import Control
-from ls_backend.engine import deep, test_set
+from ls_backend.engine import deep, foreign_model, test_set
 from ls_backend.engine.context import Context
 from ls_backend.engine.deep import DeepModel
 from ls_backend.engine.embed_pool import READERS, report_unreadable
 from ls_backend.engine.learners import LEARNERS, Picture
 from ls_backend.engine.snapshot import read_picture
-from ls_backend.errors import ImageUnreadable
+from ls_backend.errors import DataError, ImageUnreadable
 from ls_backend.store import Inference, Project, TaskRow
 
 log = logs.get(__name__)
@@ -49,29 +53,49 @@ class Judged:
 
     Attributes:
         judged: Tasks looked at.
-        failed: Tasks whose image could not be read; each has its problem.
+        failed: Tasks whose image could not be read, or that a foreign model did not answer; this is said as problems.
     """
 
     judged: int
     failed: int
 
 
+class _Run(Protocol):
+    """One run of a version over tasks: `look` says what it sees, what cannot be read, and how many it has tried."""
+
+    version_id: str
+
+    def look(self, waiting: Sequence[TaskRow]) -> tuple[list[Inference], Mapping[int, DataError], int]: ...
+    def end(self) -> None: ...
+
+
 def due(context: Context, project_id: int) -> list[str]:
     """Return the controls whose version in force should look at the pool: it never did, or many tasks have come."""
     project = context.project(project_id)
     names = []
-    for control in deep.controls(project):
-        version = context.store.deep_versions.in_force(project_id, control.name)
-        if version is None or version.classes != control.classes:
-            continue
-        waiting, n_candidates = _waiting(context, project, control, version.version_id)
-        if waiting and len(waiting) >= math.ceil(RESUME_SHARE * n_candidates):
+    for control in deep.subjects(project):
+        lost = False
+        if control.kind == foreign_model.KIND:
+            if foreign_model.rests(context, project):
+                continue
+            # One that has never judged may know something before any label.
+            version_id = foreign_model.version_in_force(context, project) or ""
+            lost = foreign_model.is_lost(context, project)
+        else:
+            version = context.store.deep_versions.in_force(project_id, control.name)
+            if version is None or version.classes != control.classes:
+                continue
+            version_id = version.version_id
+        waiting, n_candidates = _waiting(context, project, control, version_id)
+        if lost or (waiting and len(waiting) >= math.ceil(RESUME_SHARE * n_candidates)):
             names.append(control.name)
     return names
 
 
 def judge_pool(context: Context, project_id: int, control_name: str, told: Told) -> Judged:
-    """Have the version in force of a control look at the tasks it has not judged: those to be labelled next first.
+    """Have the version in force of a control, or the foreign model, look at the tasks it has not judged yet.
+
+    Those to be labelled next come first.
 
     What it sees replaces, task by task, what an earlier version saw. After the first tasks of a version and after the
     last an update is wanted, so that the labelling queue is in a new order soon and in a good one in the end. It may be
@@ -82,21 +106,21 @@ def judge_pool(context: Context, project_id: int, control_name: str, told: Told)
         TrainingError: There is no such control.
     """
     project = context.project(project_id)
-    control = deep.control_of(project, control_name)
-    model = deep.serving(context, project, control)
+    control = deep.subject_of(project, control_name)
+    run = _run(context, project, control)
     done = failed = 0
-    while model is not None:
-        waiting, _ = _waiting(context, project, control, model.version.version_id)
-        if not waiting:
+    while run is not None:
+        waiting, _ = _waiting(context, project, control, run.version_id)
+        is_first = not context.store.inferences.judged_by(project_id, control_name, run.version_id)
+        n_seen, n_failed, n_tried = _step(context, project, control, run, waiting)
+        if not n_tried:
+            run.end()
             break
-        is_first = not context.store.inferences.judged_by(project_id, control_name, model.version.version_id)
-        seen, failures, n_tried = _chunk(context, project, control, model, waiting)
-        context.store.inferences.put(project_id, control_name, seen)
-        report_unreadable(context, project_id, failures)
-        done, failed = done + len(seen), failed + len(failures)
+        done, failed = done + n_seen, failed + n_failed
         woken = is_first or n_tried == len(waiting)
         if woken:
-            _look_at_labelled(context, project, control, model)
+            if isinstance(run, _Deep):
+                _look_at_labelled(context, project, control, run)
             context.store.projects.bump(project_id)
         told(woken)
     if done or failed:
@@ -110,11 +134,33 @@ def judge_tasks(context: Context, project: Project, task_ids: Collection[int]) -
     Raises:
         LabelStudioError: Images cannot be had now.
     """
-    for control in deep.controls(project):
+    if foreign_model.named(project) is None:
+        context.drop_predictor(project.id)
+    for control in deep.subjects(project):
         unseen = set(task_ids) - set(context.store.inferences.results(project.id, control.name, task_ids))
-        model = deep.serving(context, project, control) if unseen else None
-        if model is not None:
-            _look(context, project, control, model, unseen)
+        run = _run(context, project, control, hurry=True) if unseen else None
+        if run is not None:
+            _look(context, project, control, run, unseen)
+            run.end()
+
+
+def _run(context: Context, project: Project, control: Control, *, hurry: bool = False) -> _Run | None:
+    """Return the version in force, ready to look; None when there is none, or it cannot be had."""
+    if control.kind == foreign_model.KIND:
+        return foreign_model.judging(context, project, hurry=hurry)
+    model = deep.serving(context, project, control)
+    return None if model is None else _Deep(context, project, control, model)
+
+
+def _step(
+    context: Context, project: Project, control: Control, run: _Run, waiting: Sequence[TaskRow]
+) -> tuple[int, int, int]:
+    """Look at some of the tasks and store what was seen; returns how many were judged, failed and tried."""
+    seen, failures, n_tried = run.look(waiting) if waiting else ([], {}, 0)
+    context.store.inferences.put(project.id, control.name, seen)
+    report_unreadable(context, project.id, failures)
+    n_judged = sum(one.is_answer for one in seen)
+    return n_judged, len(failures) + len(seen) - n_judged, n_tried
 
 
 def _waiting(context: Context, project: Project, control: Control, version_id: str) -> tuple[list[TaskRow], int]:
@@ -134,22 +180,35 @@ def _waiting(context: Context, project: Project, control: Control, version_id: s
     return waiting, len(rows)
 
 
-def _look_at_labelled(context: Context, project: Project, control: Control, model: DeepModel) -> None:
+def _look_at_labelled(context: Context, project: Project, control: Control, run: _Run) -> None:
     """Look at the latest labelled tasks, too: the regions of the pool are compared with theirs."""
     locked = test_set.members(context, project)
     labelled = [task.task_id for task in context.store.tasks.labelled(project.id) if task.task_id not in locked]
     unseen = set(labelled[-LABELLED:])
-    unseen -= context.store.inferences.judged_by(project.id, control.name, model.version.version_id)
-    _look(context, project, control, model, unseen)
+    unseen -= context.store.inferences.judged_by(project.id, control.name, run.version_id)
+    _look(context, project, control, run, unseen)
 
 
-def _look(context: Context, project: Project, control: Control, model: DeepModel, task_ids: Collection[int]) -> None:
+def _look(context: Context, project: Project, control: Control, run: _Run, task_ids: Collection[int]) -> None:
     rows = [row for row in context.store.tasks.images(project.id, task_ids) if row.content_hash is not None]
-    while rows:
-        seen, failures, n_tried = _chunk(context, project, control, model, rows)
-        context.store.inferences.put(project.id, control.name, seen)
-        report_unreadable(context, project.id, failures)
+    n_tried = len(rows)
+    while rows and n_tried:
+        _, _, n_tried = _step(context, project, control, run, rows)
         rows = rows[n_tried:]
+
+
+class _Deep:
+    """One run of a deep version."""
+
+    def __init__(self, context: Context, project: Project, control: Control, model: DeepModel) -> None:
+        self._of = (context, project, control, model)
+        self.version_id = model.version.version_id
+
+    def look(self, waiting: Sequence[TaskRow]) -> tuple[list[Inference], Mapping[int, DataError], int]:
+        return _chunk(*self._of, waiting)
+
+    def end(self) -> None:
+        """Nothing: what cannot be read is said task by task."""
 
 
 def _chunk(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ls_backend.engine import judge, retrain
+from ls_backend.engine import backbones, judge, retrain
 from ls_backend.engine.context import Context
 from ls_backend.engine.embed_pool import embed_tasks
 from ls_backend.engine.sync import sync
@@ -22,6 +22,8 @@ def predict_tasks(context: Context, project_id: int, task_ids: Sequence[int]) ->
     version = context.store.versions.in_force(project_id)
     if version is None:
         return 0
+    if version.backbone != backbones.in_force(context, project):
+        return 0  # texts have become images, or the other way round: a new model is on its way
     wanted = set(task_ids)
     if wanted - context.store.tasks.ids(project_id):
         sync(context, project_id)

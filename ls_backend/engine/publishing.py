@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from ls_backend import logs
 from ls_backend.domain import LabelSchema, Prediction, ProjectState, Window
-from ls_backend.engine import shown
+from ls_backend.engine import foreign_model, shown, test_set
 from ls_backend.engine.context import Context
 from ls_backend.engine.held import ACTIVE, held_now, held_tasks
 from ls_backend.engine.sync import forget_tasks
@@ -71,8 +71,9 @@ def worth_a_flip(
     serving = context.store.versions.in_force(project.id)
     if ranked_by is not None and serving is not None and serving.round < ranked_by.round:
         return True  # somebody has taken the version back; Label Studio must not go on naming it
-    for control in schema.controls:
-        version = context.store.deep_versions.in_force(project.id, control.name) if control.draws else None
+    path = foreign_model.named(project)
+    for name in [control.name for control in schema.controls if control.draws] if path is None else [path]:
+        version = context.store.deep_versions.in_force(project.id, name)
         if version is not None and current.flipped_at is not None and version.created_at > current.flipped_at:
             return True  # its regions are those of an earlier version, or none
     served = context.store.tasks.available(project.id, with_skipped=True)
@@ -136,7 +137,8 @@ def publish_window(
         adopt(context, project)
     version = f"{model_version_id or 'al-cold'}:{store.projects.next_sequence(project_id)}"
     prelabel = context.project_settings(project).prelabel
-    judged = {row.task_id: row.probabilities for row in rows if prelabel and row.probabilities is not None}
+    hidden = test_set.members(context, project)  # who is shown an answer tends to agree with it
+    judged = {row.task_id: row.probabilities for row in rows if prelabel and row.task_id not in hidden}
     results = shown.results(store, project_id, schema, judged)
     # Label Studio serves ascending scores and breaks ties at random: every score differs.
     predictions = [

@@ -1,4 +1,4 @@
-"""What deep versions have seen in tasks, as arrays for a ranking: their doubts, and what the regions look like."""
+"""What deep versions, or a foreign model, have seen in tasks, as arrays for a ranking: doubts, and looks of regions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ls_backend.domain import LabelSchema
+from ls_backend.engine import foreign_model
 from ls_backend.engine.context import Context
 from ls_backend.store import InferenceTable, Project
 from ls_backend.strategies import unit_rows
@@ -20,9 +21,9 @@ class Sights:
     """What the versions in force have seen; rows of earlier versions say what they doubted, too.
 
     Attributes:
-        tables: By control, where anything was seen.
-        versions: Version in force, by control.
-        questions: Questions of the label config that a control asks.
+        tables: By control, or for the foreign model, where anything was seen.
+        versions: Version in force, likewise.
+        questions: Questions of the label config that this answers.
     """
 
     tables: Mapping[str, InferenceTable]
@@ -32,14 +33,19 @@ class Sights:
     def doubts(self, task_ids: NDArray[np.int64]) -> dict[str, Any]:
         """Return what versions doubt about tasks (p,), NaN where none has looked yet, and the questions this settles.
 
+        A version that knows no doubt about any of the tasks settles nothing: the doubts of our heads order them.
+
         Returns:
             The fields "doubts" (p, q) and "settled" of a `strategies.Pool`; nothing where nothing was seen.
         """
-        columns = []
-        for table in self.tables.values():
+        columns: list[NDArray[np.float32]] = []
+        settled: frozenset[int] = frozenset()
+        for name, table in self.tables.items():
             place, known = _places(table, task_ids)
-            columns.append(np.where(known, table.uncertainty[place], np.nan))
-        settled = frozenset().union(*(self.questions[name] for name in self.tables))
+            column = np.where(known, table.uncertainty[place], np.float32(np.nan))
+            if not np.isnan(column).all():
+                columns.append(column)
+                settled |= self.questions[name]
         return {"doubts": np.column_stack(columns), "settled": settled} if columns else {}
 
     def beside(self, features: NDArray[np.float32], task_ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -64,7 +70,11 @@ class Sights:
 
 
 def sights(context: Context, project: Project, schema: LabelSchema) -> Sights:
-    """Read what deep versions have seen in the tasks of a project."""
+    """Read what deep versions, or the foreign model in their place, have seen in the tasks of a project."""
+    path = foreign_model.named(project)
+    if path is not None:
+        said = foreign_model.seen(context.store, project, schema)
+        return Sights({}, {}, {}) if said is None else Sights({path: said[0]}, {}, {path: said[1]})
     tables: dict[str, InferenceTable] = {}
     versions: dict[str, str] = {}
     questions: dict[str, frozenset[int]] = {}

@@ -225,7 +225,7 @@ def _wake_followers(settings: Settings, run: _Run) -> None:
             waiting = waiting or changing(_context(settings), project)
         if waiting and not queues.resting("embed", run.project_id):
             queues.kick_embed(run.project_id)
-        if run.kind == "update" and not behind:
+        if run.kind in ("update", "reconcile") and not behind:  # a foreign model may have been mended meanwhile
             _want_deeper(settings, run.project_id)
         for training in store.trainings.open(run.project_id) if run.kind in ("update", "train", "judge") else ():
             queues.kick_train(run.project_id, training.training_id)
@@ -234,7 +234,7 @@ def _wake_followers(settings: Settings, run: _Run) -> None:
 
 
 def _want_deeper(settings: Settings, project_id: int) -> None:
-    """After an update: note which controls call for a deeper training, and have the pool looked at where it was not."""
+    """Note which controls call for a deeper training, and have the pool looked at where it was not."""
     from ls_backend.engine import deep  # noqa: PLC0415 - slow to import
     from ls_backend.engine import judge as engine_judge  # noqa: PLC0415 - slow to import
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from label_studio_sdk.label_interface.interface import LabelInterface
 
 _KINDS = {"choices", "rectanglelabels", "polygonlabels", "brushlabels"}
-_SUPPORTED = "Supported: Choices, RectangleLabels, PolygonLabels and BrushLabels on an Image tag"
+_SUPPORTED = (
+    "Supported: Choices on an Image or a Text tag, RectangleLabels, PolygonLabels and BrushLabels on an Image tag"
+)
 _MAX_NAMES = 5
 _MAX_LABELS = 254  # of regions: class maps count in a byte
 
@@ -46,10 +48,10 @@ def warm() -> None:
 
 
 def parse(label_config: str) -> LabelSchema:
-    """Find the control tags that can be learned, side by side, on one Image.
+    """Find the control tags that can be learned, side by side, on one Image or one Text.
 
-    A control with `model_skip="true"` or `model_active="false"` is left alone, and so is one on another Image than the
-    first. Messages hold no tags or angle brackets: Label Studio shows them to the owner as the reason of an HTTP
+    A control with `model_skip="true"` or `model_active="false"` is left alone, and so is one on another object than
+    the first. Messages hold no tags or angle brackets: Label Studio shows them to the owner as the reason of an HTTP
     refusal, from which it strips markup.
 
     Raises:
@@ -57,18 +59,19 @@ def parse(label_config: str) -> LabelSchema:
     """
     interface = _interface(label_config)
     reasons: list[str] = []
-    found: list[tuple[str, Control]] = []
+    found: list[tuple[Control, str, str]] = []
     nested = _nested_controls(interface)
     for control in interface.controls or ():
         why_not = "nests choices in choices" if control.name in nested else _why_not(control)
         if why_not is not None:
             reasons.append(f"{control.tag} {control.name} {why_not}")
             continue
-        field = str((control.objects or [])[0].value_name)
-        if not found or field == found[0][0]:
-            found.append((field, _control(control)))
+        target = (control.objects or [])[0]
+        found.append((_control(control), str(target.value_name), target.tag.lower()))
     if found:
-        return LabelSchema(found[0][0], tuple(control for _, control in found))
+        _, field, tag = found[0]
+        controls = tuple(control for control, *where in found if where == [field, tag])
+        return LabelSchema(field, controls, "text" if tag == "text" else "image")
     if not reasons:
         raise ConfigUnsupported(f"The label config has no control tag. {_SUPPORTED}.")
     shown = "; ".join(reasons[:_MAX_NAMES]) + ("; and more" if len(reasons) > _MAX_NAMES else "")
@@ -205,7 +208,7 @@ def _why_not_choices(control: ControlTag, attributes: Mapping[str, str]) -> str 
         return "takes its choices from the task data"
     if len(labels) < 2 and not _several(attributes):
         return f"has one choice only, {next(iter(labels))}"
-    return _why_not_target(control)
+    return _why_not_target(control, ("image", "text"))
 
 
 def _why_not_regions(control: ControlTag, _attributes: Mapping[str, str]) -> str | None:
@@ -214,16 +217,24 @@ def _why_not_regions(control: ControlTag, _attributes: Mapping[str, str]) -> str
         return "takes its labels from the task data"
     if len(labels) > _MAX_LABELS:
         return f"has {len(labels)} labels, more than {_MAX_LABELS}"
-    return _why_not_target(control)
+    return _why_not_target(control, ("image",))
 
 
-def _why_not_target(control: ControlTag) -> str | None:
+def _why_not_target(control: ControlTag, able: tuple[str, ...]) -> str | None:
     targets = control.objects or []
-    if len(targets) != 1 or targets[0].tag.lower() != "image":
-        return "is on " + (" and ".join(target.tag for target in targets) or "no object") + ", not on one Image"
-    if targets[0].attr.get("valueList") or not targets[0].value_is_variable:
-        return "is on an Image whose value is not one field of the task data"
+    if len(targets) != 1 or targets[0].tag.lower() not in able:
+        on = " and ".join(target.tag for target in targets) or "no object"
+        return f"is on {on}, not on one {' or '.join(name.capitalize() for name in able)}"
+    tag, attributes = targets[0].tag, targets[0].attr
+    if attributes.get("valueList") or not targets[0].value_is_variable:
+        return f"is on {_article(tag)} {tag} whose value is not one field of the task data"
+    if tag.lower() == "text" and str(attributes.get("valueType", "text")).lower() == "url":
+        return "is on a Text that holds addresses (valueType url), which are not read; put the texts into the task data"
     return None
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0].lower() in "aeiou" else "a"
 
 
 def _several(attributes: Mapping[str, str]) -> bool:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import HashingVectorizer
 
-DEFAULT = "hashed_ngrams"
+from ls_backend.settings import TEXT_BACKBONE
+
 _BINS = 2**14  # for words and for letters each
 _SIGNS_SEED = 20_260_101
 _CHUNK = 1024  # texts at once: bounds the memory of a call
@@ -26,7 +27,7 @@ class TextBackbone:
     """What turns texts into embeddings; the counterpart of `vision.backbones.Backbone`.
 
     Attributes:
-        name: As in the project settings.
+        name: As records of model versions have it.
         identity: Equal identities make equal embeddings.
         dim: Length of an embedding.
     """
@@ -81,8 +82,8 @@ def load(dim: int = 512) -> TextBackbone:
     bits = np.random.Generator(np.random.PCG64(_SIGNS_SEED)).bytes(2 * _BINS * dim // 8)
     signs = np.unpackbits(np.frombuffer(bits, np.uint8)).reshape(2 * _BINS, dim)
     return TextBackbone(
-        name=DEFAULT,
-        identity=f"{DEFAULT}-{_BINS}-{dim}-1",
+        name=TEXT_BACKBONE,
+        identity=f"{TEXT_BACKBONE}-{_BINS}-{dim}-1",
         dim=dim,
         _vectorizers=(words, letters),
         _directions=signs.astype(np.float32) * 2.0 - 1.0,

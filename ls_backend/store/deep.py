@@ -56,10 +56,11 @@ class Inference:
     """What a deep version sees in one task.
 
     Attributes:
-        uncertainty: 0 to 1, of the whole image.
-        presence: (c,) float32, probability that the class is in the image.
-        embedding: (d,) float32 of unit length, of the regions that were found; kept at half precision.
-        scores: One number for each region of the result: what it contributes to the uncertainty.
+        uncertainty: 0 to 1, of the whole task; NaN where the model does not say.
+        presence: (c,) float32, probability that the class is there; NaN where the model gave no answer.
+        embedding: (d,) float32 of unit length, of the regions that were found; kept at half precision. Of length 0
+            where the model makes none.
+        scores: One number for each region of the result: what it contributes to the uncertainty; NaN where unknown.
         result: Regions in Label Studio's format.
     """
 
@@ -71,6 +72,11 @@ class Inference:
     scores: tuple[float, ...]
     result: tuple[dict[str, Any], ...]
 
+    @property
+    def is_answer(self) -> bool:
+        """Whether the model has answered; what it failed on is recorded, too, so that it is not asked again."""
+        return not np.isnan(self.presence).any()
+
 
 @dataclass(frozen=True, eq=False)
 class InferenceTable:
@@ -79,8 +85,8 @@ class InferenceTable:
     Attributes:
         task_id: (n,) int64.
         version_id: (n,) object, the version that judged the task.
-        uncertainty: (n,) float32.
-        presence: (n, c) float32.
+        uncertainty: (n,) float32, NaN where unknown.
+        presence: (n, c) float32, NaN where there is no answer.
         embedding: (n, d) float32.
     """
 
@@ -165,7 +171,7 @@ class Inferences:
                 "control": control,
                 "task_id": one.task_id,
                 "version_id": one.version_id,
-                "uncertainty": float(one.uncertainty),
+                "uncertainty": None if np.isnan(one.uncertainty) else float(one.uncertainty),
                 "presence": [float(value) for value in one.presence],
                 "embedding": np.asarray(one.embedding, dtype=np.float16).tobytes(),
                 "scores": [float(value) for value in one.scores],
@@ -211,14 +217,24 @@ class Inferences:
         with self._database.read() as connection:
             return set(connection.scalars(statement))
 
+    def controls(self, project_id: int) -> list[str]:
+        """Return the names of which anything is known."""
+        mine = select(inferences.c.control).where(inferences.c.project_id == project_id).distinct()
+        with self._database.read() as connection:
+            return list(connection.scalars(mine.order_by(inferences.c.control)))
+
     def forget(self, project_id: int, control: str) -> None:
-        """Delete what is known of a control, because its classes are others now."""
+        """Delete what is known of a control, because its classes are others now or nobody asks for it."""
         with self._database.write() as connection:
             connection.execute(delete(inferences).where(_of(project_id, control)))
 
 
 def _of(project_id: int, control: str) -> ColumnElement[bool]:
     return and_(inferences.c.project_id == project_id, inferences.c.control == control)
+
+
+def _number(stored: float | None) -> float:
+    return float("nan") if stored is None else stored
 
 
 def _vector(stored: bytes) -> npt.NDArray[np.float32]:
@@ -229,9 +245,9 @@ def _inference(row: RowMapping) -> Inference:
     return Inference(
         task_id=row["task_id"],
         version_id=row["version_id"],
-        uncertainty=row["uncertainty"],
+        uncertainty=_number(row["uncertainty"]),
         presence=np.array(row["presence"], dtype=np.float32),
         embedding=_vector(row["embedding"]),
-        scores=tuple(row["scores"]),
+        scores=tuple(_number(score) for score in row["scores"]),
         result=tuple(row["result"]),
     )

@@ -71,7 +71,7 @@ class Utc(TypeDecorator[datetime]):
 
 
 class Words(TypeDecorator[str]):
-    """Text for people. An error message may quote anything, and what UTF-8 or PostgreSQL cannot hold is escaped."""
+    """Text as it comes: error messages may quote anything. What UTF-8 or PostgreSQL cannot hold is escaped."""
 
     impl = Text
     cache_ok = True
@@ -154,7 +154,7 @@ tasks = Table(
     Column("label_problem", Words),
     Column("image_error", Words),
     Column("image_error_at", Utc),
-    Column("image", Text),
+    Column("image", Words),
     Column("data", JSON, nullable=False),
     PrimaryKeyConstraint("project_id", "task_id"),
     Index("tasks_unread", "project_id", "content_hash"),
@@ -364,7 +364,7 @@ inferences = Table(
     Column("control", Words, nullable=False),
     Column("task_id", Id, nullable=False),
     Column("version_id", Text, nullable=False),
-    Column("uncertainty", Float, nullable=False),
+    Column("uncertainty", Float),
     Column("presence", JSON, nullable=False),
     Column("embedding", LargeBinary, nullable=False),
     Column("scores", JSON, nullable=False),

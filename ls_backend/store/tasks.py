@@ -55,8 +55,8 @@ class TaskRow:
     """A task and the state of its image.
 
     Attributes:
-        image: Reference to the image as the task data has it; None when the task data has none.
-        content_hash: Of the image's bytes; None while it is unread.
+        image: Reference to the image as the task data has it, or the text itself; None when the task data has none.
+        content_hash: Of the image's bytes, or of the text; None while it is unread.
         image_error: Why the image could not be read the last time; None when it was never tried.
     """
 
@@ -138,7 +138,7 @@ class Tasks:
         Args:
             project_id: Project they belong to.
             given: Tasks, at most once each.
-            image_field: Key of the task data that holds the image.
+            image_field: Key of the task data that holds the image or the text.
 
         Raises:
             StoreError: The project is not known.

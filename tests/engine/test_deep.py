@@ -458,7 +458,7 @@ def test_other_classes_make_another_task(make_studio):
     studio.judge()
     studio.store.projects.set(studio.pid, label_config=CONFIG.replace('<Label value="green"/>', ""))
     project = studio.context.project(studio.pid)
-    assert deep.serving(studio.context, project, deep.control_of(project, "box")) is None
+    assert deep.serving(studio.context, project, deep.subject_of(project, "box")) is None
     version = studio.train()
     assert (version.state, version.classes) == ("promoted", ("red",))
     assert studio.store.inferences.of(studio.pid, "box").task_id.tolist() == []

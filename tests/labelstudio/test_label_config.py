@@ -116,7 +116,16 @@ def test_a_control_marked_model_skip_is_left_alone():
             view('<Choices name="c" toName="image"><Choice value="a"><Choice value="b"/></Choice></Choices>'),
             "nests choices",
         ),
-        (CONFIG.replace("<Image ", "<Text "), "on Text"),
+        (CONFIG.replace("<Image ", "<Audio "), "on Audio, not on one Image or Text"),
+        (CONFIG.replace("<Image ", '<Text valueType="url" '), "holds addresses"),
+        (CONFIG.replace("<Image ", "<Text ").replace("$image", "Hello"), "a Text whose value is not one field"),
+        (
+            view(
+                '<RectangleLabels name="b" toName="t"><Label value="x"/></RectangleLabels>',
+                '<Text name="t" value="$t"/>',
+            ),
+            "on Text, not on one Image",
+        ),
         (CONFIG.replace('toName="image"', 'toName="nowhere"'), "on no object"),
         (CONFIG.replace("value=", "valueList=", 1), "not one field"),
         (CONFIG.replace("$image", "http://host/fixed.png"), "not one field"),
@@ -281,3 +290,24 @@ def test_predictions_of_several_controls_are_accepted_by_label_studio():
     ]
     assert validate(config, Prediction(1, result, 0.5, "al-1-x:1")) == []
     assert chosen(parse(config), (0.2, 0.1, 0.3, 0.7))[0]["from_name"] == "one", "no label, no region"
+
+
+TEXT = view(f'<Choices name="label" toName="t">{CHOICES}</Choices>', '<Text name="t" value="$review"/>')
+
+
+def test_choices_on_a_text_are_learned():
+    control = Control("label", "choices", "t", ("cat", "dog"))
+    assert parse(TEXT) == LabelSchema("review", (control,), "text")
+    assert parse(TEXT.replace("<Choices ", '<Choices choice="multiple" ')).controls[0].multiple
+    result = chosen(parse(TEXT), (0.2, 0.8))
+    assert validate(TEXT, Prediction(1, result, 0.5, "al-1-x:1")) == []
+
+
+def test_controls_on_another_object_than_the_first_are_left_alone():
+    config = view(
+        f'<Choices name="one" toName="t">{CHOICES}</Choices><Choices name="two" toName="image">{CHOICES}</Choices>'
+        f'<Choices name="three" toName="t">{CHOICES}</Choices>',
+        '<Image name="image" value="$x"/><Text name="t" value="$x"/>',
+    )
+    schema = parse(config)
+    assert ([control.name for control in schema.controls], schema.modality) == (["one", "three"], "text")
