@@ -156,7 +156,9 @@ def _step(
     context: Context, project: Project, control: Control, run: _Run, waiting: Sequence[TaskRow]
 ) -> tuple[int, int, int]:
     """Look at some of the tasks and store what was seen; returns how many were judged, failed and tried."""
-    seen, failures, n_tried = run.look(waiting) if waiting else ([], {}, 0)
+    if not waiting:
+        return 0, 0, 0
+    seen, failures, n_tried = run.look(waiting)
     context.store.inferences.put(project.id, control.name, seen)
     report_unreadable(context, project.id, failures)
     n_judged = sum(one.is_answer for one in seen)
