@@ -79,9 +79,9 @@ class ModelProcess:
     def end(self) -> int:
         """Kill it with its helpers; return its exit status."""
         self._kill()
-        with self._reaping:
+        with self._reaping:  # who cancels and who waits for an answer may both end it
             status = self._process.wait()
-        self._connection.close()
+            self._connection.close()
         return status
 
     def _exchange(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
