@@ -62,18 +62,20 @@ def sync(context: Context, project_id: int, *, rebuild: bool = False) -> Synced:
         return Synced(project, None, None, 0)
     schema = _schema(context, project, state)
     config_changed = state.label_config != (project.label_config or "")
+    changed = 0 if schema is None else _read(context, client, project, schema, rebuild=rebuild)
+    if schema is not None and config_changed:
+        _resolve(context, project_id, schema, context.store.tasks.annotations(project_id, None))
     if config_changed or state.title != project.title:
+        # Last, so that a sync that is killed before resolves once more: another config writes its answers otherwise.
         context.store.projects.set(project_id, label_config=state.label_config, title=state.title)
-    if schema is None:
-        return Synced(context.project(project_id), state, None, 0)
+    return Synced(context.project(project_id), state, schema, changed)
+
+
+def _read(context: Context, client: Client, project: Project, schema: LabelSchema, *, rebuild: bool) -> int:
     # Another image field changes every task, though Label Studio has touched none.
     if rebuild or project.synced_until is None or image_field(project.label_config) != schema.field:
-        changed = _read_all(context, client, project_id, schema)
-    else:
-        changed = _read_changed(context, client, project_id, schema, project.synced_until)
-    if config_changed:
-        _resolve(context, project_id, schema, context.store.tasks.annotations(project_id, None))
-    return Synced(context.project(project_id), state, schema, changed)
+        return _read_all(context, client, project.id, schema)
+    return _read_changed(context, client, project.id, schema, project.synced_until)
 
 
 def _state(context: Context, client: Client, project: Project) -> ProjectState | None:

@@ -9,6 +9,7 @@ import pytest
 
 from ls_backend.demo.digits import digits
 from ls_backend.domain import Prediction
+from ls_backend.engine import sync
 from ls_backend.labelstudio.label_config import parse, validate
 
 TRAITS = ("even", "round", "small")
@@ -125,3 +126,20 @@ def test_a_choice_that_becomes_multiple_is_another_question(make_lab):
     assert lab.latest.version_id != before.version_id
     assert lab.latest.questions == (0, 1, 2)
     assert lab.latest.classes == before.classes
+
+
+def test_a_sync_killed_in_the_middle_of_another_config_resolves_the_labels_again(make_lab, monkeypatch):
+    lab = make_lab(12, labelled=6)
+    lab.update()
+    lab.client.update_project(lab.pid, label_config=lab.label_config().replace('"single"', '"multiple"'))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sync, "_resolve", killed)
+    with pytest.raises(KeyboardInterrupt):
+        lab.update()
+    monkeypatch.undo()
+    lab.update()
+    assert lab.latest.questions == (0, 1, 2)
+    assert lab.latest.n_labels == 6
