@@ -198,8 +198,8 @@ def test_a_hanging_worker_is_killed_and_its_job_runs_again(deployment, eventuall
 
 
 def test_a_job_lost_between_two_lists_is_put_back(running, eventually):
-    # Both workers wait inside Redis for a job; one that is still ending its last job would not take the next.
-    eventually(lambda: sum("b" in client["flags"] for client in running.redis.client_list()) >= 2, within_s=10)
+    # All three workers wait inside Redis for a job; one that is still ending its last job would not take the next.
+    eventually(lambda: sum("b" in client["flags"] for client in running.redis.client_list()) >= 3, within_s=10)
     os.kill(running.worker_pid("rank"), signal.SIGSTOP)
     generation = running.event(7)
     # The stopped worker's blocked connection takes the job, as a worker killed at that moment would.
