@@ -108,8 +108,8 @@ class Classifier:
         for name, array in arrays.items():
             number, _, key = name.partition(".")
             parts.setdefault(int(number), {})[key] = array
-        kinds = (SigmoidHead if "yes" in parts[i] else Head for i in sorted(parts))
-        return cls(tuple(kind.from_arrays(parts[i]) for kind, i in zip(kinds, sorted(parts), strict=True)))
+        stored = (part for _, part in sorted(parts.items()))
+        return cls(tuple((SigmoidHead if "yes" in part else Head).from_arrays(part) for part in stored))
 
 
 @dataclass(frozen=True, eq=False)
