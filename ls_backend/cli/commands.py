@@ -1,4 +1,4 @@
-"""The command line. Imports what a command needs when it runs, so that `--help` is instant."""
+"""The commands. Each imports what it needs when it runs, so that `--help` is instant."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ls_backend import __version__, logs
-from ls_backend.errors import BackendError, QueueError
-from ls_backend.settings import Settings
+from ls_backend import __version__
+from ls_backend.cli.terminal import AsJson, ProjectId, app, err, explained, kick, open_context, out, plain, settings_of
+from ls_backend.errors import QueueError
 
 if TYPE_CHECKING:
     from ls_backend.engine.context import Context
@@ -27,58 +24,7 @@ if TYPE_CHECKING:
     from ls_backend.engine.savings import Interval
     from ls_backend.store import Training
 
-app = typer.Typer(
-    name="ls-backend",
-    help="Active learning for Label Studio: every annotator always sees the next most valuable task.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-out = Console()
-err = Console(stderr=True)
-
-ProjectId = Annotated[int, typer.Option("--project", "-p", min=1, help="Label Studio's project id.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
 MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "error": "[red]error[/red]"}
-
-
-def explained(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn our own errors into a sentence, a remedy and exit status 1."""
-
-    @wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except BackendError as error:
-            err.print(f"[red]{error.code}[/red]: {escape(str(error))}", f"\n  {escape(error.hint)}", highlight=False)
-            raise typer.Exit(1) from error
-
-    return wrapper
-
-
-def _settings(process: str) -> Settings:
-    settings = Settings()
-    logs.configure(settings, process=process)
-    return settings
-
-
-def _context() -> Context:
-    from ls_backend.engine.context import Context  # noqa: PLC0415 - slow to import
-
-    return Context(_settings("cli"))
-
-
-def _kick(context: Context, project_id: int) -> None:
-    """Wake the worker; when Redis is away the supervisor finds the bumped generation by itself."""
-    from ls_backend.jobs.queues import Queues  # noqa: PLC0415 - slow to import
-
-    try:
-        Queues.of(context.settings).kick(project_id)
-    except QueueError as error:
-        err.print(f"[yellow]The worker could not be woken ({error}); it will find the work when it runs.[/yellow]")
 
 
 @app.command()
@@ -87,7 +33,7 @@ def start() -> None:
     """Run everything: server, workers, and Redis unless REDIS_URL is set."""
     from ls_backend.jobs.supervisor import Supervisor  # noqa: PLC0415 - slow to import
 
-    Supervisor(_settings("supervisor"), server=True, redis=True).run()
+    Supervisor(settings_of("supervisor"), server=True, redis=True).run()
 
 
 @app.command()
@@ -96,7 +42,7 @@ def serve() -> None:
     """Run the server alone."""
     from ls_backend.jobs.supervisor import server_command  # noqa: PLC0415 - slow to import
 
-    command = server_command(_settings("server"))
+    command = server_command(settings_of("server"))
     os.execv(command[0], command)  # noqa: S606 - becomes the server, so that signals reach it
 
 
@@ -106,7 +52,7 @@ def worker() -> None:
     """Run the workers alone, for a server elsewhere that shares Redis, database and data folder."""
     from ls_backend.jobs.supervisor import Supervisor  # noqa: PLC0415 - slow to import
 
-    Supervisor(_settings("supervisor"), server=False, redis=False).run()
+    Supervisor(settings_of("supervisor"), server=False, redis=False).run()
 
 
 @app.command()
@@ -124,10 +70,10 @@ def connect(
     if settings is not None:
         ProjectSettings.from_extra_params(settings)
         extra = json.loads(settings) if settings else {}
-    context = _context()
+    context = open_context()
     for step in run_connect(context, project, title=title, extra_params=extra):
         out.print(f"{step.name}: {escape(step.outcome)}")
-    _kick(context, project)
+    kick(context, project)
 
 
 @app.command()
@@ -141,10 +87,10 @@ def doctor(
     from ls_backend.jobs.queues import redis_url  # noqa: PLC0415 - slow to import
     from ls_backend.jobs.redis_server import examine as examine_redis  # noqa: PLC0415 - slow to import
 
-    context = _context()
+    context = open_context()
     findings = [examine_redis(redis_url(context.settings)), *examine(context, project)]
     if as_json:
-        print(json.dumps([_plain(finding) for finding in findings], indent=2))  # noqa: T201 - the command's answer
+        print(json.dumps([plain(finding) for finding in findings], indent=2))  # noqa: T201 - the command's answer
     else:
         for finding in findings:
             out.print(f"{MARKS[finding.level]} {escape(finding.subject)}: {escape(finding.message)}", highlight=False)
@@ -165,10 +111,10 @@ def sync(
     """Read a project from Label Studio now."""
     from ls_backend.engine.sync import sync as run_sync  # noqa: PLC0415 - slow to import
 
-    context = _context()
+    context = open_context()
     synced = run_sync(context, project, rebuild=rebuild)
     context.store.projects.bump(project)
-    _kick(context, project)
+    kick(context, project)
     counts = context.store.tasks.counts(project)
     out.print(f"{counts.tasks} tasks, {counts.labelled} labels, {synced.changed} tasks read")
 
@@ -181,13 +127,13 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Print the order in force, with the factors and the reason of every rank."""
-    context = _context()
+    context = open_context()
     record = context.project(project)
     rows = context.store.windows.rows(project, record.window_version) if record.window_version else []
     available = context.store.tasks.available(project)
     rows = [row for row in rows if row.task_id in available]
     if as_json:
-        answer = {"project": project, "version": record.window_version, "tasks": [_plain(row) for row in rows[:limit]]}
+        answer = {"project": project, "version": record.window_version, "tasks": [plain(row) for row in rows[:limit]]}
         print(json.dumps(answer, indent=2))  # noqa: T201 - the command's answer
         return
     table = Table("rank", "task", "utility", "reason", title=f"{record.title or project}: {record.window_version}")
@@ -205,7 +151,7 @@ def strategies(as_json: AsJson = False) -> None:
     from ls_backend.strategies import strategies as registered  # noqa: PLC0415 - only here
 
     if as_json:
-        answer = {"methods": [_plain(item) for item in registered()], "presets": presets()}
+        answer = {"methods": [plain(item) for item in registered()], "presets": presets()}
         print(json.dumps(answer, indent=2, default=str))  # noqa: T201 - the command's answer
         return
     table = Table("objective", "method", "what it prefers", "source")
@@ -245,12 +191,12 @@ def backtest(
     plans = {text: replay.plan_of(text) for text in plan or ([] if folder is None else ["auto"])}
     with err.status("reading", spinner="line") as status:
         if project is not None:
-            context = _context()
+            context = open_context()
             plans = plans or {"plan in force": replay.plan_in_force(context, project)}
             tasks = known.of_project(context, project, plans.values())
         else:
             assert folder is not None  # one of the two is given
-            tasks = known.of_folder(_settings("cli"), folder, say=status.update)
+            tasks = known.of_folder(settings_of("cli"), folder, say=status.update)
         for line in tasks.unreadable:
             err.print(f"[yellow]left out[/yellow] {escape(line)}", highlight=False)
         metric: Literal["accuracy", "balanced_accuracy"] = "balanced_accuracy" if balanced else "accuracy"
@@ -300,7 +246,7 @@ def train(
     """Train deeper now, on the boxes, polygons and brush strokes there are, or cancel that."""
     from ls_backend.engine.deep import ask  # noqa: PLC0415 - slow to import
 
-    context = _context()
+    context = open_context()
     if cancel:
         context.project(project)
         trainings = context.store.trainings.cancel(project, control)
@@ -353,13 +299,13 @@ def rollback(
     from ls_backend.engine.rollback import release  # noqa: PLC0415 - slow to import
     from ls_backend.engine.rollback import rollback as run_rollback  # noqa: PLC0415 - slow to import
 
-    context = _context()
+    context = open_context()
     if latest:
         release(context, project)
         out.print("The newest promoted version serves again.")
     else:
         out.print(f"{run_rollback(context, project, to).version_id} serves until `ls-backend rollback --latest`.")
-    _kick(context, project)
+    kick(context, project)
 
 
 @app.command()
@@ -383,14 +329,3 @@ def demo(
 def version() -> None:
     """Print the version."""
     out.print(__version__)
-
-
-def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of our frozen records
-    from dataclasses import asdict  # noqa: PLC0415 - only for --json
-
-    return {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in asdict(record).items()}
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()

@@ -1,0 +1,80 @@
+"""What every command shares: where it prints, how it explains an error, what it works on.
+
+Nothing slow is imported here, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ls_backend import logs
+from ls_backend.errors import BackendError, QueueError
+from ls_backend.settings import Settings
+
+if TYPE_CHECKING:
+    from ls_backend.engine.context import Context
+
+app = typer.Typer(
+    name="ls-backend",
+    help="Active learning for Label Studio: every annotator always sees the next most valuable task.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+ProjectId = Annotated[int, typer.Option("--project", "-p", min=1, help="Label Studio's project id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def explained(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn our own errors into a sentence, a remedy and exit status 1."""
+
+    @wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except BackendError as error:
+            err.print(f"[red]{error.code}[/red]: {escape(str(error))}", f"\n  {escape(error.hint)}", highlight=False)
+            raise typer.Exit(1) from error
+
+    return wrapper
+
+
+def settings_of(process: str) -> Settings:
+    """Read the environment and set up the log of this process."""
+    settings = Settings()
+    logs.configure(settings, process=process)
+    return settings
+
+
+def open_context() -> Context:
+    """Return what the engine's use cases need, made from the environment."""
+    from ls_backend.engine.context import Context  # noqa: PLC0415 - slow to import
+
+    return Context(settings_of("cli"))
+
+
+def kick(context: Context, project_id: int) -> None:
+    """Wake the worker; when Redis is away the supervisor finds the bumped generation by itself."""
+    from ls_backend.jobs.queues import Queues  # noqa: PLC0415 - slow to import
+
+    try:
+        Queues.of(context.settings).kick(project_id)
+    except QueueError as error:
+        err.print(f"[yellow]The worker could not be woken ({error}); it will find the work when it runs.[/yellow]")
+
+
+def plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of our frozen records
+    """Turn a record into what JSON can hold."""
+    return {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in asdict(record).items()}
