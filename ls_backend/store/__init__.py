@@ -2,6 +2,7 @@
 
 from ls_backend.store.deep import DeepVersion, DeepVersions, Inference, Inferences, InferenceTable
 from ls_backend.store.images import Images
+from ls_backend.store.insights import Insight, Insights
 from ls_backend.store.predictions import Predictions
 from ls_backend.store.problems import Problem, Problems
 from ls_backend.store.projects import Event, Project, Projects
@@ -22,6 +23,8 @@ __all__ = [
     "Inference",
     "InferenceTable",
     "Inferences",
+    "Insight",
+    "Insights",
     "KeptRow",
     "LabelledTask",
     "Loaded",

@@ -49,6 +49,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(2, "test set, facts about images", schema.metadata.create_all),
     Migration(3, "questions of model versions", _questions),
     Migration(4, "trainings, deep versions and what they see", schema.metadata.create_all),
+    Migration(5, "insights", schema.metadata.create_all),
 )
 
 

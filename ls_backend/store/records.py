@@ -6,6 +6,7 @@ from ls_backend.errors import StoreError
 from ls_backend.store.database import Database
 from ls_backend.store.deep import DeepVersions, Inferences
 from ls_backend.store.images import Images
+from ls_backend.store.insights import Insights
 from ls_backend.store.migrations import migrate
 from ls_backend.store.predictions import Predictions
 from ls_backend.store.problems import Problems
@@ -32,6 +33,7 @@ class Store:
         trainings: Deeper trainings, wanted, under way and over.
         deep_versions: Models of the deep tier.
         inferences: What those see in the pool.
+        insights: What workers found out for people to look at.
     """
 
     def __init__(self, url: str) -> None:
@@ -60,6 +62,7 @@ class Store:
         self.trainings = Trainings(self._database)
         self.deep_versions = DeepVersions(self._database)
         self.inferences = Inferences(self._database)
+        self.insights = Insights(self._database)
 
     def ping(self) -> None:
         """Answer when the database can be read.

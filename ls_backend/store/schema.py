@@ -271,6 +271,16 @@ answers = Table(
     PrimaryKeyConstraint("project_id", "model_version_id", "task_id"),
 )
 
+insights = Table(
+    "insights",
+    metadata,
+    _project(),
+    Column("kind", Text, nullable=False),
+    Column("made_at", Utc, nullable=False),
+    Column("content", JSON, nullable=False),
+    PrimaryKeyConstraint("project_id", "kind"),
+)
+
 # project_id 0 means the whole deployment: a NULL would not take part in the primary key.
 problems = Table(
     "problems",
