@@ -225,6 +225,21 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Reliability:
+    """Answers of about the same confidence, and how many of them were right.
+
+    Attributes:
+        confidence: Their mean confidence, 0 to 1.
+        accuracy: Share of them that was right.
+        n: How many, at least 1.
+    """
+
+    confidence: float
+    accuracy: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class Metrics:
     """Quality of a model version on labels it has not seen, and on how many of them that was measured.
 
@@ -236,6 +251,8 @@ class Metrics:
         ece: Expected calibration error, 15 bins of equal width, 0 to 1.
         test_set: Whether they were those of the locked test set, which estimates what comes without bias; the labels
             of the hold-out are those that the plan has asked for.
+        reliability: Confidence against accuracy in 10 bins of equal width, empty ones left out; the answers to all
+            questions together. Versions from before it was measured have none.
     """
 
     n_holdout: int
@@ -244,6 +261,7 @@ class Metrics:
     log_loss: float | None = None
     ece: float | None = None
     test_set: bool = False
+    reliability: tuple[Reliability, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from ls_backend.store.problems import Problem, Problems
 from ls_backend.store.projects import Event, Project, Projects
 from ls_backend.store.records import Store
 from ls_backend.store.runs import Run, Runs
+from ls_backend.store.tallies import Tallies, Throughput
 from ls_backend.store.tasks import Counts, LabelledTask, TaskRow, Tasks, TaskTable
 from ls_backend.store.trainings import Training, Trainings
 from ls_backend.store.vectors import Loaded, Vectors
@@ -36,9 +37,11 @@ __all__ = [
     "Run",
     "Runs",
     "Store",
+    "Tallies",
     "TaskRow",
     "TaskTable",
     "Tasks",
+    "Throughput",
     "Training",
     "Trainings",
     "Vectors",

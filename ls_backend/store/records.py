@@ -12,6 +12,7 @@ from ls_backend.store.predictions import Predictions
 from ls_backend.store.problems import Problems
 from ls_backend.store.projects import Projects
 from ls_backend.store.runs import Runs
+from ls_backend.store.tallies import Tallies
 from ls_backend.store.tasks import Tasks
 from ls_backend.store.trainings import Trainings
 from ls_backend.store.versions import Versions
@@ -34,6 +35,7 @@ class Store:
         deep_versions: Models of the deep tier.
         inferences: What those see in the pool.
         insights: What workers found out for people to look at.
+        tallies: Counts over tasks and annotations.
     """
 
     def __init__(self, url: str) -> None:
@@ -63,6 +65,7 @@ class Store:
         self.deep_versions = DeepVersions(self._database)
         self.inferences = Inferences(self._database)
         self.insights = Insights(self._database)
+        self.tallies = Tallies(self._database)
 
     def ping(self) -> None:
         """Answer when the database can be read.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import RowMapping, insert, select, update
 
-from ls_backend.domain import Metrics, ModelVersion
+from ls_backend.domain import Metrics, ModelVersion, Reliability
 from ls_backend.errors import StoreError
 from ls_backend.store.database import Database
 from ls_backend.store.schema import projects, versions
@@ -83,4 +84,9 @@ class Versions:
 
 def _version(row: RowMapping) -> ModelVersion:
     tuples = {name: tuple(row[name]) for name in ("classes", "questions")}
-    return ModelVersion(**{**row, **tuples, "metrics": Metrics(**row["metrics"])})
+    return ModelVersion(**{**row, **tuples, "metrics": _metrics(row["metrics"])})
+
+
+def _metrics(stored: Mapping[str, Any]) -> Metrics:
+    bins = tuple(Reliability(**one) for one in stored.get("reliability", ()))
+    return Metrics(**{**stored, "reliability": bins})

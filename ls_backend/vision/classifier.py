@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ls_backend.domain import Metrics
+from ls_backend.domain import Metrics, Reliability
 from ls_backend.errors import TooFewLabels
 from ls_backend.vision import committee, heads, multilabel
 from ls_backend.vision.heads import Floats, Head
@@ -270,4 +270,13 @@ def _joined(metrics: Sequence[Metrics], *, locked: bool) -> Metrics:
         log_loss=mean("log_loss"),
         ece=mean("ece"),
         test_set=locked,
+        reliability=_pooled([one.reliability for one in measured]),
     )
+
+
+def _pooled(parts: Sequence[tuple[Reliability, ...]]) -> tuple[Reliability, ...]:
+    """Put the answers of several heads into common bins."""
+    confidence, accuracy, n = (
+        np.array([getattr(one, name) for part in parts for one in part]) for name in ("confidence", "accuracy", "n")
+    )
+    return heads.reliability(confidence, accuracy, n)

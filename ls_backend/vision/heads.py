@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
-from ls_backend.domain import Metrics
+from ls_backend.domain import Metrics, Reliability
 from ls_backend.errors import Diverged, TooFewLabels
 
 L2 = 1e-3
@@ -26,6 +26,7 @@ MAX_TEMPERATURE = 20.0
 FOLDS = 5
 _FEWEST_FOR_TEMPERATURE = 10
 _ECE_BINS = 15
+_RELIABILITY_BINS = 10
 _BLAS = ThreadpoolController()
 """A fit is thousands of small products: beside another busy process, threads that wait for each other take ten times
 as long as one."""
@@ -334,8 +335,8 @@ def evaluate(probabilities: NDArray[np.floating[Any]], labels: Labels) -> Metric
         labels: (n,) int64 in 0..c-1.
 
     Returns:
-        Accuracy, accuracy averaged over the classes among the labels, mean log loss, and expected calibration error
-        of the most likely class in 15 bins of equal width; none of them when n = 0.
+        Accuracy, accuracy averaged over the classes among the labels, mean log loss, expected calibration error of
+        the most likely class in 15 bins of equal width, and its reliability; none of them when n = 0.
 
     """
     n = len(labels)
@@ -352,6 +353,7 @@ def evaluate(probabilities: NDArray[np.floating[Any]], labels: Labels) -> Metric
         balanced_accuracy=float(recall.mean()),
         log_loss=float(-np.log(np.maximum(own, np.finfo(np.float64).eps)).mean()),
         ece=calibration_error(wide.max(axis=1), right),
+        reliability=reliability(wide.max(axis=1), right),
     )
 
 
@@ -360,9 +362,36 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
 
     Source: Guo et al. 2017, equation 3.
     """
-    bins = np.clip(np.ceil(confidence * _ECE_BINS).astype(np.int64) - 1, 0, _ECE_BINS - 1)
-    gap = np.bincount(bins, weights=right - confidence, minlength=_ECE_BINS)
+    gap = np.bincount(_bins(confidence, _ECE_BINS), weights=right - confidence, minlength=_ECE_BINS)
     return float(np.abs(gap).sum() / len(right))
+
+
+def reliability(
+    confidence: NDArray[np.float64],
+    right: NDArray[np.bool_] | NDArray[np.float64],
+    n: NDArray[np.int64] | None = None,
+) -> tuple[Reliability, ...]:
+    """Compare confidence with accuracy in 10 bins of equal width, those with answers, by rising confidence.  O(m).
+
+    Args:
+        confidence: (m,) of the answers, 0 to 1.
+        right: (m,) whether they were right.
+        n: (m,) answers that each row stands for, to put the bins of several heads together: `confidence` and `right`
+            are their means then; None for one each.
+
+    Source: DeGroot & Fienberg 1983, The Comparison and Evaluation of Forecasters; Guo et al. 2017, figure 1.
+    """
+    bins = _bins(confidence, _RELIABILITY_BINS)
+    weights = np.ones(len(bins)) if n is None else n
+    size, sure, hits = (np.bincount(bins, weights=weights * values) for values in (1.0, confidence, right))
+    return tuple(
+        Reliability(float(sure[i] / size[i]), float(hits[i] / size[i]), int(size[i])) for i in np.flatnonzero(size)
+    )
+
+
+def _bins(confidence: NDArray[np.float64], n_bins: int) -> Labels:
+    """Number (n,) of the bin of equal width, closed above, in which each confidence lies."""
+    return np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
 
 
 def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

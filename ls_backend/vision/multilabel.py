@@ -22,6 +22,7 @@ from ls_backend.vision.heads import (
     best_temperature,
     calibration_error,
     enough_for_temperature,
+    reliability,
     solve,
     stratified_parts,
 )
@@ -236,8 +237,8 @@ def evaluate(probabilities: NDArray[np.floating[Any]], answers: Answers) -> Metr
 
     Returns:
         Accuracy: share of tasks with every answer right, as scikit-learn's for multi-label; balanced accuracy: mean
-        over the labels of the mean recall of yes and no, where both occur or the one that does; mean log loss and
-        calibration error over all answers; none of them when n = 0.
+        over the labels of the mean recall of yes and no, where both occur or the one that does; mean log loss,
+        calibration error and reliability over all answers; none of them when n = 0.
     """
     n = len(answers)
     if n == 0:
@@ -249,10 +250,12 @@ def evaluate(probabilities: NDArray[np.floating[Any]], answers: Answers) -> Metr
     for column, truth in zip(right.T, answers.T, strict=True):
         present = [column[truth == value].mean() for value in (True, False) if (truth == value).any()]
         recalls.append(np.mean(present))
+    sure = np.where(guess, wide, 1.0 - wide).ravel()
     return Metrics(
         n_holdout=n,
         accuracy=float(right.all(axis=1).mean()),
         balanced_accuracy=float(np.mean(recalls)),
         log_loss=float(-np.log(np.where(answers, wide, 1.0 - wide)).mean()),
-        ece=calibration_error(np.where(guess, wide, 1.0 - wide).ravel(), right.ravel()),
+        ece=calibration_error(sure, right.ravel()),
+        reliability=reliability(sure, right.ravel()),
     )

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-from ls_backend.domain import Annotation, Metrics, ModelVersion, Task, Window
+from ls_backend.domain import Annotation, Metrics, ModelVersion, Reliability, Task, Window
 from ls_backend.store import Store
 
 POSTGRES = os.environ.get("LSB_TEST_POSTGRES_URL")
@@ -104,7 +104,7 @@ def make_version():
             n_labels=12,
             labels_digest="0" * 64,
             temperature=1.25,
-            metrics=Metrics(n_holdout=4, accuracy=0.75, ece=0.1),
+            metrics=Metrics(n_holdout=4, accuracy=0.75, ece=0.1, reliability=(Reliability(0.8, 0.75, 4),)),
             state=state,
             created_at=NOON,
         )

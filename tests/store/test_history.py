@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
-from ls_backend.domain import Finding
+from ls_backend.domain import Finding, Metrics
 from ls_backend.errors import StoreError
 from ls_backend.store import runs
 
@@ -20,6 +21,14 @@ def test_a_model_version_comes_back_as_it_went_in(store, project, make_version):
     assert store.versions.get(project, version.version_id) == version
     assert store.versions.get(project, "al-9-00000000") is None
     assert store.versions.get(2, version.version_id) is None
+
+
+def test_a_version_from_before_reliability_was_measured_has_none(store, project, make_version):
+    store.versions.add(make_version(1))
+    old = '{"n_holdout": 4, "accuracy": 0.75, "balanced_accuracy": null, "log_loss": null, "ece": 0.1}'
+    with store.versions._database.write() as connection:
+        connection.execute(text("UPDATE versions SET metrics = :old"), {"old": old})
+    assert store.versions.in_force(project).metrics == Metrics(n_holdout=4, accuracy=0.75, ece=0.1)
 
 
 def test_a_model_version_cannot_be_recorded_twice(store, project, make_version):

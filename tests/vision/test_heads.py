@@ -183,6 +183,19 @@ def test_the_calibration_error_is_the_weighted_gap_of_sklearns_calibration_curve
     assert evaluate(probabilities, labels).ece == pytest.approx(expected, abs=1e-9)
 
 
+def test_the_reliability_is_sklearns_calibration_curve_with_the_sizes_of_its_bins():
+    rng = np.random.default_rng(2)
+    probabilities = rng.dirichlet(np.ones(4) * 0.5, 700)
+    labels = rng.integers(0, 4, 700)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    observed, claimed = calibration_curve(right, confidence, n_bins=10)
+    sizes = np.histogram(confidence, bins=np.linspace(0, 1, 11))[0]
+    found = evaluate(probabilities, labels).reliability
+    np.testing.assert_allclose([one.confidence for one in found], claimed)
+    np.testing.assert_allclose([one.accuracy for one in found], observed)
+    assert [one.n for one in found] == sizes[sizes > 0].tolist()
+
+
 def test_perfect_and_impossible_predictions_have_finite_metrics():
     sure = np.eye(3, dtype=np.float32)
     perfect = evaluate(sure, np.array([0, 1, 2]))
@@ -200,7 +213,7 @@ def test_classes_missing_from_the_holdout_do_not_count_in_balanced_accuracy():
 
 def test_nothing_held_out_gives_no_metrics():
     empty = evaluate(np.zeros((0, 3)), np.zeros(0, np.int64))
-    assert (empty.n_holdout, empty.accuracy, empty.ece) == (0, None, None)
+    assert (empty.n_holdout, empty.accuracy, empty.ece, empty.reliability) == (0, None, None, ())
 
 
 def split(n: int, n_holdout: int) -> np.ndarray:

@@ -68,6 +68,13 @@ def test_the_metrics_are_those_of_sklearn():
     expected = np.mean([balanced_accuracy_score(answers[:, i], p[:, i] >= 0.5) for i in range(3)])
     assert metrics.balanced_accuracy == pytest.approx(expected)
     assert metrics.log_loss == pytest.approx(np.mean([log_loss(answers[:, i], p[:, i]) for i in range(3)]))
+    sure = [(max(value, 1 - value), (value >= 0.5) == truth) for value, truth in zip(p.flat, answers.flat, strict=True)]
+    for one in metrics.reliability:
+        tenth = np.ceil(10 * one.confidence)
+        mine = [(value, right) for value, right in sure if np.ceil(10 * value) == tenth]
+        assert (one.n, one.accuracy) == (len(mine), pytest.approx(np.mean([right for _, right in mine])))
+        assert one.confidence == pytest.approx(np.mean([value for value, _ in mine]))
+    assert sum(one.n for one in metrics.reliability) == answers.size
     assert evaluate(p[:0], answers[:0]).accuracy is None
 
 
