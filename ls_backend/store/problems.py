@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import RowMapping, delete, select
+from sqlalchemy import RowMapping, delete, func, select
 
 from ls_backend.domain import Finding
 from ls_backend.store.database import Database, upsert
@@ -97,6 +97,29 @@ class Problems:
         statement = select(problems).order_by(problems.c.last_seen.desc(), problems.c.code, problems.c.subject)
         with self._database.read() as connection:
             return [_problem(row) for row in connection.execute(statement).mappings()]
+
+    def count(self, project_id: int | None) -> int:
+        """Count the open problems of a project, or with None those of the whole deployment."""
+        statement = select(func.count()).where(problems.c.project_id == _scope(project_id))
+        with self._database.read() as connection:
+            number: int = connection.execute(statement).scalar_one()
+            return number
+
+    def newest(self, project_id: int | None, *, level: str | None = None, subject: str | None = None) -> Problem | None:
+        """Return the open problem that was reported last, None without one.
+
+        Args:
+            project_id: None for the whole deployment.
+            level: "warning" or "error"; None for any.
+            subject: About what; None for anything.
+        """
+        statement = select(problems).where(problems.c.project_id == _scope(project_id))
+        for column, wanted in ((problems.c.level, level), (problems.c.subject, subject)):
+            statement = statement if wanted is None else statement.where(column == wanted)
+        order = (problems.c.last_seen.desc(), problems.c.code, problems.c.subject)
+        with self._database.read() as connection:
+            row = connection.execute(statement.order_by(*order).limit(1)).mappings().one_or_none()
+        return None if row is None else _problem(row)
 
     def _select(self, project_id: int | None) -> list[Problem]:
         statement = select(problems).where(problems.c.project_id == _scope(project_id))

@@ -101,7 +101,7 @@ def _summary(backend: Backend, project: Project) -> dict[str, Any]:
         "window": project.window_version,
         "model_version": serving.version_id if serving else None,
         "pinned": project.pinned_version,
-        "problems": len(store.problems.open(project_id)),
+        "problems": store.problems.count(project_id),
     }
 
 

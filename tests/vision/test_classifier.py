@@ -45,11 +45,11 @@ def test_controls_learn_side_by_side_from_the_tasks_that_answer_them():
     rows = np.r_[0:5, 9:80]
     other = multilabel.train(features[rows], targets[rows, 3:] == 1, holdout[rows], 0).metrics
     assert trained.metrics.accuracy == pytest.approx((one.accuracy + other.accuracy) / 2)
-    answers = [sum(bin.n for bin in metrics.reliability) for metrics in (one, other, trained.metrics)]
+    answers = [sum(part.n for part in metrics.reliability) for metrics in (one, other, trained.metrics)]
     assert answers == [holdout[5:].sum(), 2 * holdout[rows].sum(), answers[0] + answers[1]]
-    right = sum(bin.n * bin.accuracy for metrics in (one, other) for bin in metrics.reliability)
-    assert sum(bin.n * bin.accuracy for bin in trained.metrics.reliability) == pytest.approx(right)
-    tenths = [np.ceil(10 * bin.confidence) for bin in trained.metrics.reliability]
+    right = sum(part.n * part.accuracy for metrics in (one, other) for part in metrics.reliability)
+    assert sum(part.n * part.accuracy for part in trained.metrics.reliability) == pytest.approx(right)
+    tenths = [np.ceil(10 * part.confidence) for part in trained.metrics.reliability]
     assert tenths == sorted(set(tenths)), "one bin for each tenth"
 
 
