@@ -12,7 +12,7 @@ most: an exact answer would read every embedding of the project.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -281,9 +281,7 @@ def _calibration(version: ModelVersion) -> dict[str, dict[str, Any]]:
         return {}
     return {
         "calibration": {
-            "bins": [
-                {"confidence": one.confidence, "accuracy": one.accuracy, "n": one.n} for one in metrics.reliability
-            ],
+            "bins": [asdict(one) for one in metrics.reliability],
             "ece": metrics.ece,
             "measured_on": "test set" if metrics.test_set else "hold-out",
             "model_version": version.version_id,

@@ -43,6 +43,7 @@ TIMEOUT_S = {
     "sync": 3600,
     "embed": 900,
     "predict": 120,
+    "insights": 120,
     "train": _DAYS_S,
     "judge": _DAYS_S,
 }
@@ -54,6 +55,7 @@ KIND_QUEUES = {
     "sync": RANK,
     "embed": EMBED,
     "predict": EMBED,
+    "insights": EMBED,
     "train": TRAIN,
     "judge": TRAIN,
 }
@@ -63,6 +65,7 @@ _FUNCTIONS = {
     "sync": "ls_backend.jobs.tasks.sync",
     "embed": "ls_backend.jobs.tasks.embed",
     "predict": "ls_backend.jobs.tasks.predict",
+    "insights": "ls_backend.jobs.tasks.insights",
     "train": "ls_backend.jobs.tasks.train",
     "judge": "ls_backend.jobs.tasks.judge",
 }
@@ -93,7 +96,7 @@ class Failure:
     """Why the last run of a kind of job failed; gone with the next success.
 
     Attributes:
-        kind: "update", "embed", "reconcile", "sync", "predict", "train" or "judge".
+        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "train" or "judge".
         code: Stable name of the error.
         at: When it failed.
     """
@@ -103,6 +106,21 @@ class Failure:
     message: str
     hint: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work that waits or is under way.
+
+    Attributes:
+        kind: As in `Failure`.
+        state: "running" or "queued"; one whose worker was killed counts as running until that is noticed.
+    """
+
+    job_id: str
+    kind: str
+    project_id: int
+    state: str
 
 
 class Queues:
@@ -158,6 +176,10 @@ class Queues:
             rebuild: Forget first what is known of its tasks.
         """
         return self._enqueue("sync", f"sync-{project_id}" + ("-rebuild" if rebuild else ""), (project_id, rebuild))
+
+    def kick_insights(self, project_id: int) -> bool:
+        """Wake the making of what people can see of embeddings and heads; False when one waits that will see it all."""
+        return self._enqueue_single("insights", project_id)
 
     def kick_train(self, project_id: int, training_id: int) -> bool:
         """Wake a training that the records want; False when it waits or runs already, or failed and rests."""
@@ -242,6 +264,22 @@ class Queues:
         """Jobs that wait, by queue name."""
         with self._talking():
             return {name: int(self._redis.llen(queue.key)) for name, queue in self._queues.items()}
+
+    def jobs(self) -> tuple[Job, ...]:
+        """Return the jobs that run, then those that wait in the order in which they will be taken, queue by queue."""
+        with self._talking():
+            pipeline = self._redis.pipeline(transaction=False)
+            for queue in self._queues.values():
+                pipeline.zrange(queue.started_job_registry.key, 0, -1)
+                pipeline.lrange(queue.key, 0, -1)
+            answers = cast("list[list[bytes]]", pipeline.execute())
+        running = [entry.decode().partition(":")[0] for entries in answers[::2] for entry in entries]
+        waiting = [job_id.decode() for job_ids in answers[1::2] for job_id in job_ids]
+        return tuple(
+            Job(job_id, *project_of(job_id), state)
+            for state, job_ids in (("running", running), ("queued", waiting))
+            for job_id in dict.fromkeys(job_ids)
+        )
 
     def failed(self, project_id: int) -> tuple[Failure, ...]:
         """Return what failed the last time it ran, newest first."""

@@ -3,6 +3,7 @@
     update_project  engine.update, when the wanted generation is ahead of the done one
     embed           engine.embed_pool, a chunk a job, until nothing remains
     predict         engine.predict for tasks somebody waits for
+    insights        engine.insights, after an update that changed something, or when somebody asks
     reconcile       engine.reconcile
     sync            engine.sync
     train           engine.deep, in a process of its own, for a training that the records want
@@ -46,6 +47,8 @@ _MODULES = {
     RANK: ("ls_backend.engine.update", "ls_backend.engine.reconcile", "ls_backend.engine.sync"),
     EMBED: ("ls_backend.engine.embed_pool", "ls_backend.engine.predict"),
 }
+_INSIGHTS_S = 20.0
+"""Seconds between two insights into a project that nobody has asked for."""
 _SYNC_WAITS_S = 120.0  # behind an update that runs in another worker
 _log = logs.get(__name__)
 
@@ -150,6 +153,18 @@ def predict(project_id: int, task_ids: list[int]) -> None:
     _run(_Run("predict", project_id), body)
 
 
+def insights(project_id: int) -> None:
+    """Make what people can see of a project's embeddings and heads."""
+
+    def body(context: Context) -> None:
+        from ls_backend.engine.insights import find_out  # noqa: PLC0415 - slow to import
+
+        if context.store.projects.get(project_id) is not None:
+            find_out(context, project_id)
+
+    _run(_Run("insights", project_id, lock=f"insights-{project_id}"), body)
+
+
 def train(project_id: int, training_id: int) -> None:
     """Carry out a training that the records want, then have what it made look at the pool."""
 
@@ -227,6 +242,8 @@ def _wake_followers(settings: Settings, run: _Run) -> None:
             queues.kick_embed(run.project_id)
         if run.kind in ("update", "reconcile") and not behind:  # a foreign model may have been mended meanwhile
             _want_deeper(settings, run.project_id)
+        if run.kind in ("update", "reconcile", "insights"):
+            _want_insights(settings, run.project_id)
         for training in store.trainings.open(run.project_id) if run.kind in ("update", "train", "judge") else ():
             queues.kick_train(run.project_id, training.training_id)
     except Exception:  # noqa: BLE001 - the job itself is done, and the supervisor makes up for this
@@ -242,6 +259,17 @@ def _want_deeper(settings: Settings, project_id: int) -> None:
     deep.ask(context, project_id)
     for control in engine_judge.due(context, project_id):
         _queues(settings).kick_judge(project_id, control)
+
+
+def _want_insights(settings: Settings, project_id: int) -> None:
+    """Have the insights made anew when what they were made from has changed, now and then: people only look at them."""
+    from ls_backend.engine.insights import due  # noqa: PLC0415 - slow to import
+
+    queues = _queues(settings)
+    if queues.resting("insights", project_id) or not due(_context(settings).store, project_id):
+        return
+    if queues.claim(f"insights-{project_id}", seconds=_INSIGHTS_S):  # what is refused here comes after the next job
+        queues.kick_insights(project_id)
 
 
 def _subject(run: _Run) -> str:
@@ -266,7 +294,8 @@ def _record(settings: Settings, run: _Run, error: Exception) -> None:
     message = str(error) or type(error).__name__
     try:
         _queues(settings).record_failure(run.kind, run.project_id, code=code, message=message, hint=hint)
-        finding = Finding(code, "error", _subject(run), message, hint)
+        level = "warning" if run.kind == "insights" else "error"  # people see less, and nothing waits for it
+        finding = Finding(code, level, _subject(run), message, hint)
         _context(settings).store.problems.report(run.project_id, finding)
     except Exception:  # noqa: BLE001 - the record of a failure must not become another one
         _log.exception("the failure could not be recorded", code=code)

@@ -25,6 +25,32 @@ def test_one_comparison_waits_for_each_project(with_redis):
     assert with_redis.queues.kick_reconcile(8)
 
 
+def test_two_looks_at_a_project_wait_at_most_and_never_before_the_ranking(with_redis):
+    assert [with_redis.queues.kick_insights(7) for _ in range(3)] == [True, True, False]
+    assert with_redis.queues.depths() == {"rank": 0, "embed": 2, "train": 0}
+
+
+def test_the_jobs_are_named_with_their_project_in_the_order_in_which_they_are_taken(with_redis, eventually):
+    for project in (7, 8):
+        with_redis.connect_project(project)
+        with_redis.queues.kick(project)
+    with_redis.queues.kick_insights(8)
+    with_redis.queues.predict(7, [1], deadline_s=0.01)
+    told = [(job.kind, job.project_id, job.state) for job in with_redis.queues.jobs()]
+    assert told == [
+        ("update", 7, "queued"),
+        ("update", 8, "queued"),
+        ("predict", 7, "queued"),
+        ("insights", 8, "queued"),
+    ]
+    with_redis.store.projects.bump(7)
+    with_redis.tell("slow", 2)
+    with_redis.start_worker("rank")
+    eventually(lambda: with_redis.runs(event="begin"), within_s=30)
+    running = [(job.job_id, job.kind, job.project_id) for job in with_redis.queues.jobs() if job.state == "running"]
+    assert running == [("update-7-a", "update", 7)]
+
+
 def test_a_kick_is_fast(with_redis):
     with_redis.queues.kick(1)
     started = time.perf_counter()

@@ -151,6 +151,52 @@ def test_a_failure_is_told_twice_and_taken_back_by_success(with_redis, eventuall
     eventually(lambda: not with_redis.queues.failed(7) and not with_redis.store.problems.open(7), within_s=5)
 
 
+def test_what_people_can_see_is_made_once_however_many_updates_come(with_redis, eventually):
+    with_redis.connect_project(7)
+    with_redis.tell("insights-due", "")
+    for queue in ("rank", "embed"):
+        with_redis.start_worker(queue)
+    for _ in range(3):
+        generation = with_redis.event(7)
+        eventually(lambda asked=generation: with_redis.covered(7, asked), within_s=30)
+    eventually(lambda: with_redis.runs(event="end", kind="insights"), within_s=10)
+    with_redis.queues.kick_reconcile(7)
+    eventually(lambda: with_redis.runs(event="end", kind="reconcile"), within_s=10)
+    eventually(lambda: with_redis.queues.jobs() == (), within_s=5)
+    assert len(with_redis.runs(event="end", kind="insights")) == 1
+
+
+def test_a_change_that_came_too_soon_for_the_last_look_is_seen_after_the_next_comparison(with_redis, eventually):
+    with_redis.connect_project(7)
+    for queue in ("rank", "embed"):
+        with_redis.start_worker(queue)
+    assert with_redis.queues.claim("insights-7", seconds=60)
+    with_redis.tell("insights-due", "")
+    generation = with_redis.event(7)
+    eventually(lambda: with_redis.covered(7, generation), within_s=30)
+    with_redis.redis.delete("lsb:claim:insights-7")
+    with_redis.queues.kick_reconcile(7)
+    eventually(lambda: with_redis.runs(event="end", kind="insights"), within_s=10)
+
+
+def test_people_who_ask_need_not_wait_and_a_failure_disturbs_nothing_else(with_redis, eventually):
+    with_redis.connect_project(7)
+    with_redis.tell("raise", "bug")
+    with_redis.start_worker("embed")
+    assert with_redis.queues.claim("insights-7", seconds=60)
+    with_redis.queues.kick_insights(7)
+    eventually(lambda: with_redis.store.problems.open(7), within_s=30)
+    (problem,) = with_redis.store.problems.open(7)
+    assert (problem.finding.code, problem.finding.level) == ("job-failed", "warning")
+    assert problem.finding.subject == "job insights"
+    (with_redis.data_dir / "raise").unlink()
+    with_redis.start_worker("rank")
+    generation = with_redis.event(7)
+    eventually(lambda: with_redis.covered(7, generation), within_s=30)
+    with_redis.queues.kick_insights(7)
+    eventually(lambda: not with_redis.store.problems.open(7) and not with_redis.queues.failed(7), within_s=10)
+
+
 def test_a_run_beyond_its_time_limit_is_ended_and_told(with_redis, eventually, monkeypatch):
     monkeypatch.setitem(tasks.TIMEOUT_S, "update", 1)
     with_redis.connect_project(7)
@@ -162,8 +208,10 @@ def test_a_run_beyond_its_time_limit_is_ended_and_told(with_redis, eventually, m
 
 
 def test_a_project_that_was_deleted_does_no_harm(with_redis, eventually):
-    with_redis.start_worker("rank")
+    for queue in ("rank", "embed"):
+        with_redis.start_worker(queue)
     with_redis.queues.kick(99)
+    with_redis.queues.kick_insights(99)
     eventually(lambda: not with_redis.redis.keys("rq:job:*"), within_s=30)
     assert with_redis.queues.failed(99) == ()
     assert with_redis.runs() == []

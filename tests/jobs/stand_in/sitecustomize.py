@@ -8,6 +8,7 @@ Everything else is real: Redis, RQ, workers, supervisor, store. What the body do
     changing    another backbone is to take over
     hang        "held": a native call that holds the interpreter; "native": one that does not, and heeds no signal
     due         an update finds that control "box" calls for a training, and removes the file
+    insights-due  what people can see is out of date
 
 Trainings count epochs, and write down how far they are like real ones:
 
@@ -168,6 +169,11 @@ _module("ls_backend.engine.embed_pool", embed_pool=embed_pool)
 _module("ls_backend.engine.predict", predict_tasks=predict_tasks)
 _module("ls_backend.engine.reconcile", reconcile=_plain("reconcile"))
 _module("ls_backend.engine.sync", sync=_plain("sync"))
+_module(
+    "ls_backend.engine.insights",
+    find_out=_plain("insights"),
+    due=lambda store, project_id: (Path(os.environ["DATA_DIR"]) / "insights-due").exists(),
+)
 _module("ls_backend.engine.deep", ask=ask, train=train, give_up=give_up)
 _module("ls_backend.engine.judge", judge_pool=judge_pool, due=lambda context, project_id: [])
 sys.modules["ls_backend.engine"].__dict__.update(
