@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
-from flask import abort
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
 from ls_backend.store import Project
+from ls_backend.web import insights
+from ls_backend.web.answers import ProjectPath, plain, project_of
 from ls_backend.web.protocol import Backend
 
 TAG = Tag(name="projects", description="Projects as this backend knows them")
-
-
-class ProjectPath(BaseModel):
-    """Path of one project."""
-
-    project_id: int = Field(ge=1, description="Label Studio's project id")
 
 
 class Limit(BaseModel):
@@ -34,54 +28,49 @@ def blueprint(backend: Backend) -> APIBlueprint:
     door = APIBlueprint("api", __name__, url_prefix="/api", abp_tags=[TAG])
     store = backend.store
 
-    def project_of(path: ProjectPath) -> Project:
-        project = store.projects.get(path.project_id)
-        if project is None:
-            abort(404, description=f"Project {path.project_id} is not connected to this backend.")
-        return project
-
     @door.get("/projects", summary="Connected projects")
     def projects() -> dict[str, Any]:
         return {"projects": [_summary(backend, project) for project in store.projects.active()]}
 
     @door.get("/projects/<int:project_id>", summary="One project: labels, model, window, last updates")
     def project(path: ProjectPath) -> dict[str, Any]:
-        found = project_of(path)
+        found = project_of(store, path)
         return {
             **_summary(backend, found),
             "settings": json.loads(found.settings_json or "{}"),
-            "versions": [_plain(item) for item in store.versions.list(path.project_id)],
-            "runs": [_plain(item) for item in store.runs.recent(path.project_id, 20)],
-            "deep_versions": [_plain(item) for item in store.deep_versions.list(path.project_id)],
-            "trainings": [_plain(item) for item in store.trainings.recent(path.project_id, 20)],
+            "versions": [plain(item) for item in store.versions.list(path.project_id)],
+            "runs": [plain(item) for item in store.runs.recent(path.project_id, 20)],
+            "deep_versions": [plain(item) for item in store.deep_versions.list(path.project_id)],
+            "trainings": [plain(item) for item in store.trainings.recent(path.project_id, 20)],
             "failed_jobs": backend.queues.failed(path.project_id),
         }
 
     @door.get("/projects/<int:project_id>/problems", summary="What is wrong, newest first, with remedies")
     def problems(path: ProjectPath) -> dict[str, Any]:
-        project_of(path)
-        return {"problems": [_plain(item) for item in store.problems.open(path.project_id)]}
+        project_of(store, path)
+        return {"problems": [plain(item) for item in store.problems.open(path.project_id)]}
 
     @door.get(
         "/projects/<int:project_id>/queue", summary="What is left of the published window, in order, with reasons"
     )
     def queue(path: ProjectPath, query: Limit) -> dict[str, Any]:
-        found = project_of(path)
+        found = project_of(store, path)
         rows = store.windows.rows(found.id, found.window_version) if found.window_version else []
         available = store.tasks.available(found.id)
         rows = [row for row in rows if row.task_id in available]
-        return {"version": found.window_version, "tasks": [_plain(row) for row in rows[: query.limit]]}
+        return {"version": found.window_version, "tasks": [plain(row) for row in rows[: query.limit]]}
 
     @door.get("/projects/<int:project_id>/windows", summary="Published windows, newest first")
     def windows(path: ProjectPath, query: Limit) -> dict[str, Any]:
-        project_of(path)
-        return {"windows": [_plain(item) for item in store.windows.recent(path.project_id, query.limit)]}
+        project_of(store, path)
+        return {"windows": [plain(item) for item in store.windows.recent(path.project_id, query.limit)]}
 
     @door.get("/projects/<int:project_id>/runs", summary="Updates, newest first, with the seconds of each step")
     def runs(path: ProjectPath, query: Limit) -> dict[str, Any]:
-        project_of(path)
-        return {"runs": [_plain(item) for item in store.runs.recent(path.project_id, query.limit)]}
+        project_of(store, path)
+        return {"runs": [plain(item) for item in store.runs.recent(path.project_id, query.limit)]}
 
+    insights.routes(door, backend)
     return door
 
 
@@ -103,7 +92,3 @@ def _summary(backend: Backend, project: Project) -> dict[str, Any]:
         "pinned": project.pinned_version,
         "problems": store.problems.count(project_id),
     }
-
-
-def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of the store's frozen records
-    return {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in asdict(record).items()}
