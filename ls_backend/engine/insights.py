@@ -81,7 +81,7 @@ class Chosen:
 def due(store: Store, project_id: int) -> bool:
     """Say whether labels, window or model have changed since the insights were made, or they never were."""
     project = store.projects.get(project_id)
-    if project is None or project.window_version is None:
+    if project is None:
         return False
     found = store.insights.get(project_id, BASIS)
     if found is None or found.content.get("window") != project.window_version:

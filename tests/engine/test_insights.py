@@ -210,8 +210,10 @@ def test_texts_are_shown_by_their_own_embeddings(desk, monkeypatch):
 
 def test_insights_are_due_when_labels_window_or_model_have_changed(desk):
     store = desk.context.store
-    assert not insights.due(store, desk.pid), "nothing is published yet"
     assert not insights.due(store, 99)
+    assert insights.due(store, desk.pid), "never made"
+    look(desk)
+    assert not insights.due(store, desk.pid)
     desk.serve(range(1, 30))
     assert insights.due(store, desk.pid)
     look(desk)
