@@ -11,7 +11,7 @@ most: an exact answer would read every embedding of the project.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from ls_backend import logs
 from ls_backend.domain import LabelSchema, ModelVersion
 from ls_backend.engine import backbones, test_set
 from ls_backend.engine.context import Context
+from ls_backend.engine.progress import answers
 from ls_backend.engine.retrain import Model, serving_model
 from ls_backend.engine.sights import sights
 from ls_backend.errors import ConfigUnsupported
@@ -242,8 +243,7 @@ def _spoken(schema: LabelSchema, written: str) -> str:
     """Return what a task was answered as people read it: "rust", or "weather: rain; where: crack, hole"."""
     if schema.is_one_choice:
         return written
-    answers: Mapping[str, Iterable[str]] = schema.read(written)
-    said = {name: ", ".join(labels) or "nothing" for name, labels in answers.items()}
+    said = {name: ", ".join(labels) or "nothing" for name, labels in answers(schema, written).items()}
     return "; ".join(said.values() if len(schema.controls) == 1 else (f"{name}: {text}" for name, text in said.items()))
 
 

@@ -150,10 +150,21 @@ def class_balance(store: Store, project: Project) -> list[ClassCount]:
         return []
     counted = {(control.name, label): 0 for control in schema.controls for label in control.classes}
     for written, n in store.tallies.labels(project.id).items():
-        for key in _answers(schema, written):
+        for key in ((name, label) for name, labels in answers(schema, written).items() for label in labels):
             if key in counted:
                 counted[key] += n
     return [ClassCount(*key, n) for key, n in counted.items()]
+
+
+def answers(schema: LabelSchema, written: str) -> dict[str, tuple[str, ...]]:
+    """Read what a task was answered, by control; nothing where it was written for the label config before this one.
+
+    That is so for a moment: the next update writes all answers anew.
+    """
+    try:
+        return schema.read(written)
+    except (ValueError, AttributeError):  # not JSON, or JSON of something else
+        return {}
 
 
 def state(store: Store, project: Project) -> State:
@@ -181,14 +192,6 @@ def state(store: Store, project: Project) -> State:
         updated_at=_updated_at(store, project.id),
         problems=store.problems.count(project.id),
     )
-
-
-def _answers(schema: LabelSchema, written: str) -> list[tuple[str, str]]:
-    """Return (control, label) of an answer; nothing where it was written for the label config before this one."""
-    try:
-        return [(name, label) for name, labels in schema.read(written).items() for label in labels]
-    except (ValueError, AttributeError):  # not JSON, or JSON of something else
-        return []
 
 
 def _point(version: ModelVersion) -> CurvePoint:

@@ -178,11 +178,11 @@ def test_a_version_that_was_measured_before_there_were_bins_has_no_calibration(d
 
 def test_several_questions_are_shown_in_words(desk):
     desk.context.store.projects.set(desk.pid, label_config=CONFIG.format(more=BOXES))
-    given = {1: '{"digit": ["3"], "where": ["loop", "stroke"]}', 2: '{"where": []}'}
+    given = {1: '{"digit": ["3"], "where": ["loop", "stroke"]}', 2: '{"where": []}', 3: "4, when that was all"}
     desk.context.store.tasks.set_labels(desk.pid, {key: (text, None) for key, text in given.items()})
     found = look(desk)["map"]
     labels = dict(zip(found["task_ids"], found["labels"], strict=True))
-    assert (labels[1], labels[2]) == ("digit: 3; where: loop, stroke", "where: nothing")
+    assert (labels[1], labels[2], labels[3]) == ("digit: 3; where: loop, stroke", "where: nothing", "")
 
 
 def test_without_embeddings_or_a_label_config_what_was_known_is_deleted(desk):
