@@ -2,6 +2,7 @@
 
 BackendError
 ├── SettingsError            a setting is wrong; the last good one stays in force
+├── SettingsConflict         somebody else has saved settings meanwhile
 ├── BackbonePending          the weights of a network are being downloaded; not a fault
 ├── LabelStudioError
 │   ├── Unreachable          no answer in time
@@ -50,6 +51,13 @@ class SettingsError(BackendError):
 
     code = "settings-invalid"
     hint = "Correct the setting; the last good settings stay in force until then."
+
+
+class SettingsConflict(BackendError):
+    """Settings were made from a revision that is no longer the newest; they were not saved."""
+
+    code = "settings-conflict"
+    hint = "Look at the settings as they are now, then make your change again and save it."
 
 
 class BackbonePending(BackendError):

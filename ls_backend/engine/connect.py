@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ls_backend.domain import ORDERED_SAMPLING
+from ls_backend.engine import configure
 from ls_backend.engine.context import Context
 from ls_backend.errors import Rejected, SettingsError
 from ls_backend.labelstudio import label_config
 from ls_backend.settings import ProjectSettings
-from ls_backend.strategies import Plan
 
 TITLE = "ls_backend"
 
@@ -25,7 +25,12 @@ class Step:
 
 
 def connect(
-    context: Context, project_id: int, *, title: str = TITLE, extra_params: dict[str, Any] | None = None
+    context: Context,
+    project_id: int,
+    *,
+    title: str = TITLE,
+    extra_params: dict[str, Any] | None = None,
+    who: str = configure.ANONYMOUS,
 ) -> list[Step]:
     """Connect a Label Studio project: ML backend, webhook with a secret, sampling mode; the first ranking is asked for.
 
@@ -33,19 +38,21 @@ def connect(
         context: Settings with LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, store.
         project_id: Label Studio's id.
         title: Name of the ML backend in Label Studio; one that exists keeps its own.
-        extra_params: Project settings; None keeps those in Label Studio.
+        extra_params: Project settings; None keeps those in force.
+        who: Name of the user, for the history of settings.
 
     Raises:
         SettingsError: The settings are wrong, or Label Studio may not call private addresses.
         ConfigUnsupported: The label config has nothing to learn from.
         Rejected: Label Studio refuses the token, or cannot reach this server; the message has its words.
     """
-    if extra_params is not None:
-        Plan.from_settings(ProjectSettings.from_extra_params(extra_params))
+    wanted = None if extra_params is None else ProjectSettings.from_extra_params(extra_params)
     known = context.store.projects.get(project_id)
     client = context.client(known)
     state = client.project(project_id)
     schema = label_config.parse(state.label_config)
+    if wanted is not None:
+        configure.check(context.settings, schema, wanted)
     learnt = "; ".join(
         f"{control.name}: {len(control.classes)} classes on {control.obj}" for control in schema.controls
     )
@@ -53,20 +60,24 @@ def connect(
     url = context.settings.public_url
     context.store.projects.ensure(project_id)
     context.store.projects.set(project_id, title=state.title)
+    if wanted is not None:
+        configure.save(context.store, context.settings, project_id, wanted, source="connect", who=who, schema=schema)
+        # Label Studio repeats them while it adds us, and ever after.
+        context.store.projects.set(project_id, said_params=configure.said(extra_params))
     steps.append(Step("ml backend", _ml_backend(context, project_id, url, title, extra_params)))
     project = context.project(project_id)
     secret = project.webhook_secret or secrets.token_urlsafe(24)
     outcome = client.ensure_webhook(project_id, f"{url}/webhook", secret)
     context.store.projects.set(project_id, webhook_secret=secret, webhook_url=f"{url}/webhook")
     steps.append(Step("webhook", outcome))
-    wanted: dict[str, object] = {}
+    changes: dict[str, object] = {}
     if state.sampling != ORDERED_SAMPLING:
-        wanted["sampling"] = ORDERED_SAMPLING
+        changes["sampling"] = ORDERED_SAMPLING
     if not state.show_collab_predictions:
-        wanted["show_collab_predictions"] = True
-    if wanted:
-        client.update_project(project_id, **wanted)
-    steps.append(Step("sampling", "set" if wanted else "kept"))
+        changes["show_collab_predictions"] = True
+    if changes:
+        client.update_project(project_id, **changes)
+    steps.append(Step("sampling", "set" if changes else "kept"))
     context.store.projects.bump(project_id)
     steps.append(Step("ranking", "asked for"))
     return steps

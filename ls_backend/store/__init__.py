@@ -7,6 +7,7 @@ from ls_backend.store.predictions import Predictions
 from ls_backend.store.problems import Problem, Problems
 from ls_backend.store.projects import Event, Project, Projects
 from ls_backend.store.records import Store
+from ls_backend.store.revisions import Revision, Revisions, Source
 from ls_backend.store.runs import Run, Runs
 from ls_backend.store.tallies import Tallies, Throughput
 from ls_backend.store.tasks import Counts, LabelledTask, TaskRow, Tasks, TaskTable
@@ -34,8 +35,11 @@ __all__ = [
     "Problems",
     "Project",
     "Projects",
+    "Revision",
+    "Revisions",
     "Run",
     "Runs",
+    "Source",
     "Store",
     "Tallies",
     "TaskRow",

@@ -44,12 +44,36 @@ def _questions(connection: Connection) -> None:
         connection.execute(update(versions).where(*mine).values(questions=[0] * len(row.classes)))
 
 
+def _revisions(connection: Connection) -> None:
+    """Settings had no history, and what Label Studio said last was what was in force."""
+    schema.metadata.create_all(connection)
+    if "said_params" not in {column["name"] for column in inspect(connection).get_columns("projects")}:
+        connection.execute(text("ALTER TABLE projects ADD COLUMN said_params TEXT"))
+    projects, revisions = schema.projects, schema.settings_revisions
+    configured = select(projects.c.id, projects.c.settings_json, projects.c.updated_at).where(
+        projects.c.settings_json.is_not(None),
+        projects.c.id.not_in(select(revisions.c.project_id)),
+    )
+    for row in connection.execute(configured).all():
+        connection.execute(
+            insert(revisions).values(
+                project_id=row.id,
+                revision=1,
+                source="label-studio",
+                who="anonymous",
+                at=row.updated_at,
+                settings_json=row.settings_json,
+            )
+        )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "first tables", schema.metadata.create_all),
     Migration(2, "test set, facts about images", schema.metadata.create_all),
     Migration(3, "questions of model versions", _questions),
     Migration(4, "trainings, deep versions and what they see", schema.metadata.create_all),
     Migration(5, "insights", schema.metadata.create_all),
+    Migration(6, "revisions of project settings", _revisions),
 )
 
 

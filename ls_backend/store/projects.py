@@ -25,7 +25,8 @@ class Project:
             apart that use the same id.
         access_token: Token Label Studio sent with its set-up call.
         webhook_url: Where Label Studio sends its events to reach us.
-        settings_json: Last good project settings, as JSON text.
+        settings_json: Project settings in force, as JSON text; the newest of their revisions.
+        said_params: Extra params that Label Studio sent last, as JSON text with sorted keys; None before the first.
         wanted_generation: Events and other reasons for an update so far.
         done_generation: Wanted generation the last finished update covered.
         published_generation: Fence: only an update of a higher generation may publish.
@@ -45,6 +46,7 @@ class Project:
     hostname: str | None
     access_token: str | None = field(repr=False)
     settings_json: str | None
+    said_params: str | None
     webhook_secret: str | None = field(repr=False)
     webhook_url: str | None
     active: bool
@@ -82,6 +84,7 @@ class ProjectChange(TypedDict, total=False):
     hostname: str | None
     access_token: str | None
     settings_json: str | None
+    said_params: str | None
     webhook_secret: str | None
     webhook_url: str | None
     active: bool

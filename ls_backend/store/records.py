@@ -11,6 +11,7 @@ from ls_backend.store.migrations import migrate
 from ls_backend.store.predictions import Predictions
 from ls_backend.store.problems import Problems
 from ls_backend.store.projects import Projects
+from ls_backend.store.revisions import Revisions
 from ls_backend.store.runs import Runs
 from ls_backend.store.tallies import Tallies
 from ls_backend.store.tasks import Tasks
@@ -24,6 +25,7 @@ class Store:
 
     Attributes:
         projects: Projects, their counters and events.
+        revisions: Project settings as they were saved, one after the other.
         tasks: Tasks and annotations as last read.
         images: What was measured on images.
         versions: Model versions.
@@ -54,6 +56,7 @@ class Store:
             self._database.dispose()
             raise
         self.projects = Projects(self._database)
+        self.revisions = Revisions(self._database)
         self.tasks = Tasks(self._database)
         self.images = Images(self._database)
         self.versions = Versions(self._database)

@@ -124,7 +124,20 @@ projects = Table(
     Column("updated_at", Utc, nullable=False),
     Column("last_error", Words),
     Column("settings_json", Text),
+    Column("said_params", Text),
     Column("label_config", Text),
+)
+
+settings_revisions = Table(
+    "settings_revisions",
+    metadata,
+    _project(),
+    Column("revision", Id, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("who", Words, nullable=False),
+    Column("at", Utc, nullable=False),
+    Column("settings_json", Text, nullable=False),
+    PrimaryKeyConstraint("project_id", "revision"),
 )
 
 events = Table(

@@ -7,7 +7,6 @@ store does not know are asked of the worker, with a deadline.
 
 from __future__ import annotations
 
-import difflib
 import hmac
 import time
 from collections.abc import Callable
@@ -21,15 +20,14 @@ from pydantic import BaseModel, ValidationError
 
 from ls_backend import logs, metrics
 from ls_backend.domain import ORDERED_SAMPLING, Finding, LabelSchema, ModelVersion
-from ls_backend.engine import shown
+from ls_backend.engine import configure, shown
 from ls_backend.errors import BackendError, ConfigUnsupported, DataError, QueueError, SettingsError
 from ls_backend.jobs.queues import Queues
 from ls_backend.labelstudio import label_config, wire
 from ls_backend.labelstudio.client import SECRET_HEADER
 from ls_backend.labelstudio.interactive import pointed_at
-from ls_backend.settings import DEFAULT_BACKBONE, ProjectSettings, Settings, check_backbone
+from ls_backend.settings import ProjectSettings, Settings
 from ls_backend.store import Project, Store
-from ls_backend.strategies import Plan
 
 log = logs.get(__name__)
 
@@ -228,48 +226,45 @@ def answer_setup(backend: Backend, sent: wire.SetupRequest) -> dict[str, Any]:
         hostname=sent.hostname or None,
         access_token=sent.access_token.get_secret_value() if sent.access_token else None,
     )
-    settings = _accept(backend, project_id, sent)
-    wanted = settings.model_dump_json()
-    changed = before is None or before.origin != project.origin or project.settings_json != wanted or not project.active
+    schema = _learnable(backend, project_id, sent.label_config)
+    is_new = before is None or before.origin != project.origin or not before.active
+    changed = is_new or project.label_config != sent.label_config
     if changed:
-        store.projects.set(project_id, settings_json=wanted, active=True)
-    if changed or project.label_config != sent.label_config:
         store.projects.bump(project_id)
+    if _hear(backend, project_id, schema, sent.extra_params) or changed:
         backend.wake(project_id)
     return {"model_version": backend.live_version(project_id)[0]}
 
 
-def _accept(backend: Backend, project_id: int, sent: wire.SetupRequest) -> ProjectSettings:
-    """Check label config and settings; what is wrong is a problem by name until it is mended."""
+def _learnable(backend: Backend, project_id: int, config: str) -> LabelSchema:
+    """Read the label config; one that has nothing to learn is a problem until it is mended."""
     problems = backend.store.problems
     try:
-        schema = label_config.parse(sent.label_config)
+        schema = label_config.parse(config)
     except ConfigUnsupported as error:
         problems.report(project_id, Finding(error.code, "error", "labelling interface", str(error), error.hint))
         raise
     problems.resolve(project_id, ConfigUnsupported.code)
+    return schema
+
+
+def _hear(backend: Backend, project_id: int, schema: LabelSchema, extra_params: object) -> bool:
+    """Take the extra params for settings, if they say something new; answers whether that made a revision.
+
+    What is wrong is a problem by name until it is mended. Where nothing new was said, Label Studio is not to blame.
+    """
+    store, problems = backend.store, backend.store.problems
     try:
-        settings = ProjectSettings.from_extra_params(sent.extra_params)
-        _check_names(backend, schema, settings)
+        is_news = configure.hear(store, backend.settings, project_id, extra_params, schema)
+        if not is_news:
+            configure.check(backend.settings, schema, configure.in_force(store, project_id)[1])
     except BackendError as error:
         problems.report(project_id, Finding(SettingsError.code, "error", "settings", str(error), error.hint))
+        if configure.repeats(store, project_id, extra_params):
+            return False
         raise SettingsError(f"Extra params refused: {error}") from error
     problems.resolve(project_id, SettingsError.code, "settings")
-    return settings
-
-
-def _check_names(backend: Backend, schema: LabelSchema, settings: ProjectSettings) -> None:
-    """Refuse methods, classes and backbones that do not exist before a worker stumbles over them."""
-    for name in sorted(Plan.from_settings(settings).named_classes - set(schema.classes)):
-        near = difflib.get_close_matches(name, schema.classes, n=1)
-        raise SettingsError(f"{name} is not a label of this project" + (f"; did you mean {near[0]}?" if near else "."))
-    check_backbone(settings.backbone)
-    weights, may_download = backend.settings.weights_dir, backend.settings.download_weights
-    if settings.backbone != DEFAULT_BACKBONE and not may_download and not list(weights.glob(f"{settings.backbone}.*")):
-        raise SettingsError(
-            f"backbone {settings.backbone} has no checkpoint in {weights.name}, and LSB_DOWNLOAD_WEIGHTS is false; "
-            f"without one there is {DEFAULT_BACKBONE}"
-        )
+    return is_news
 
 
 def answer_webhook(backend: Backend, event: wire.WebhookEvent, secret: str | None) -> tuple[dict[str, Any], int]:
