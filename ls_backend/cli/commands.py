@@ -15,7 +15,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from ls_backend import __version__
-from ls_backend.cli.terminal import AsJson, ProjectId, app, err, explained, kick, open_context, out, plain, settings_of
+from ls_backend.cli.terminal import (
+    AsJson,
+    ProjectId,
+    app,
+    err,
+    explained,
+    kick,
+    open_context,
+    out,
+    plain,
+    settings_of,
+    user,
+)
 from ls_backend.errors import QueueError
 
 if TYPE_CHECKING:
@@ -71,7 +83,7 @@ def connect(
         ProjectSettings.from_extra_params(settings)
         extra = json.loads(settings) if settings else {}
     context = open_context()
-    for step in run_connect(context, project, title=title, extra_params=extra):
+    for step in run_connect(context, project, title=title, extra_params=extra, who=user()):
         out.print(f"{step.name}: {escape(step.outcome)}")
     kick(context, project)
 

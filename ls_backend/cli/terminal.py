@@ -5,6 +5,7 @@ Nothing slow is imported here, so that `--help` is instant.
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
@@ -63,6 +64,14 @@ def open_context() -> Context:
     from ls_backend.engine.context import Context  # noqa: PLC0415 - slow to import
 
     return Context(settings_of("cli"))
+
+
+def user() -> str:
+    """Return the name of who runs the command; empty where the system knows none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name, as in some containers
+        return ""
 
 
 def kick(context: Context, project_id: int) -> None:

@@ -13,6 +13,8 @@ snapshot    what a deeper training learns from, as it was when it began
 learners    kinds of controls that can be learnt deeply
 judge       a deep version looks at the pool
 connect     a project made ready
+configure   settings checked, saved as revisions, taken back
+preview     how other settings would change the head of the queue
 doctor      every known trap looked at
 rollback    an earlier model version put in force
 known       tasks whose label is known, of a project or a folder

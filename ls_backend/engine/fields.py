@@ -21,6 +21,9 @@ from ls_backend.strategies import ErrorRates, Plan, error_rates
 
 NEAREST = "image.near_duplicate_distance"
 
+SUBJECT = "metadata rule on "
+"""How the subject of a problem with a rule begins; the field follows."""
+
 _ON_IMAGES: Mapping[str, Callable[[ImageFacts], float]] = {
     "image.width": attrgetter("width"),
     "image.height": attrgetter("height"),
@@ -45,31 +48,32 @@ class Fields:
     error_rates: dict[str, ErrorRates] = field(default_factory=dict)
 
 
-def applicable(context: Context, project: Project, seen: View, model: Model | None, plan: Plan) -> tuple[Plan, Fields]:
-    """Return the plan without the rules that cannot have an effect, and what the others need.
+def applicable(
+    context: Context, project: Project, seen: View, model: Model | None, plan: Plan
+) -> tuple[Plan, Fields, list[Finding]]:
+    """Return the plan without the rules that cannot have an effect, what the others need, and what is wrong with those.
 
     A misspelt field would otherwise stop the whole queue, or do nothing in silence. A rule by errors waits for the
     first labels that are held out.
 
     Args:
         context: Store and embeddings.
-        project: Whose problems tell of rules without effect.
+        project: Whose tasks and settings.
         seen: The project as arrays.
         model: Whose errors count; None during cold start.
         plan: With all its rules.
     """
     fields = Fields()
     kept: list[MetadataRule] = []
+    findings: list[Finding] = []
     judged = None
     columns = _columns(context, project, seen, {rule.field for rule in plan.objectives.metadata}, seen.pool)
     for rule in plan.objectives.metadata:
         column = columns[rule.field]
         problem = _problem(context, project, rule, column)
-        subject = f"metadata rule on {rule.field}"
         if problem is not None:
-            context.store.problems.report(project.id, replace(problem, subject=subject))
+            findings.append(replace(problem, subject=f"{SUBJECT}{rule.field}"))
             continue
-        context.store.problems.resolve(project.id, "metadata-field", subject)
         if rule.weights == "errors":
             judged = judged or _judged(context, project, seen, model)
             rows, wrong = judged
@@ -79,7 +83,8 @@ def applicable(context: Context, project: Project, seen: View, model: Model | No
             fields.error_rates[rule.field] = error_rates(values, wrong)
         fields.columns[rule.field] = column
         kept.append(rule)
-    return replace(plan, objectives=plan.objectives.model_copy(update={"metadata": tuple(kept)})), fields
+    plan = replace(plan, objectives=plan.objectives.model_copy(update={"metadata": tuple(kept)}))
+    return plan, fields, findings
 
 
 def _columns(

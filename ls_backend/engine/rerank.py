@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ls_backend.domain import Finding, LabelSchema
 from ls_backend.engine.beliefs import beliefs
 from ls_backend.engine.context import Context
+from ls_backend.engine.fields import SUBJECT as RULE
 from ls_backend.engine.fields import applicable
 from ls_backend.engine.held import ACTIVE
 from ls_backend.engine.retrain import Model
@@ -30,6 +31,9 @@ PER_ANNOTATOR = 20
 
 HELD = "served to somebody already"
 TO_MEASURE = "part of the test set"
+PLAN = "plan"
+"""Subject of the problem that the plan as a whole cannot be applied."""
+
 LAST = "no embedding yet, or skipped before: served last"
 
 
@@ -41,11 +45,13 @@ class Ranked:
         rows: Tasks to publish, next one first: those somebody has open, the test set, the ranked ones, spare ones.
         regime: Phase of labelling that decided what counts.
         regime_reason: Why it is that phase, in words.
+        findings: What of the plan could not be applied, and why.
     """
 
     rows: list[WindowRow]
     regime: str
     regime_reason: str
+    findings: tuple[Finding, ...] = ()
 
 
 def window_size(context: Context, project: Project, settings: ProjectSettings) -> int:
@@ -81,6 +87,20 @@ class Judged:
 
 
 def rerank(context: Context, project: Project, schema: LabelSchema, seen: View, model: Model | None, k: int) -> Ranked:
+    """Put the pool in `order`, and say as problems what of the plan could not be applied."""
+    ranked = order(context, project, schema, seen, model, k)
+    problems = context.store.problems
+    found = {(finding.code, finding.subject) for finding in ranked.findings}
+    for finding in ranked.findings:
+        problems.report(project.id, finding)
+    for problem in problems.open(project.id):
+        subject = problem.finding.subject
+        if (subject == PLAN or subject.startswith(RULE)) and (problem.finding.code, subject) not in found:
+            problems.resolve(project.id, problem.finding.code, subject)
+    return ranked
+
+
+def order(context: Context, project: Project, schema: LabelSchema, seen: View, model: Model | None, k: int) -> Ranked:
     """Rank the pool by the project's plan and fill up with spare tasks.
 
     A task that somebody has open counts as covered, though not as a label: what is like it can wait. It is not ranked,
@@ -102,7 +122,7 @@ def rerank(context: Context, project: Project, schema: LabelSchema, seen: View, 
     features = seen.features[seen.pool]
     judged = None if model is None else _judged(context, seen, model, features)
     n_ranked = min(max(k - len(seen.held) - len(seen.test_set), 0), len(seen.pool))
-    ranking = _rank(context, project, schema, seen, model, features, judged, n_ranked)
+    ranking, findings = _rank(context, project, schema, seen, model, features, judged, n_ranked)
     rows = [
         WindowRow(task_id, place, None, {}, {}, HELD, None if judged is None else _tuple(judged.held[place]))
         for place, task_id in enumerate(seen.task_ids(seen.held).tolist())
@@ -123,7 +143,7 @@ def rerank(context: Context, project: Project, schema: LabelSchema, seen: View, 
             )
         )
     rows += [WindowRow(task_id, len(rows) + i, None, {}, {}, LAST) for i, task_id in enumerate(seen.spare)]
-    return Ranked(rows[:k], ranking.regime, ranking.regime_reason)
+    return Ranked(rows[:k], ranking.regime, ranking.regime_reason, tuple(findings))
 
 
 def _tuple(probabilities: NDArray[np.float32]) -> tuple[float, ...]:
@@ -152,11 +172,11 @@ def _rank(
     features: NDArray[np.float32],
     judged: Judged | None,
     k: int,
-) -> Ranking:
+) -> tuple[Ranking, list[Finding]]:
     """Rank by the plan, or by the default one when the plan cannot be applied: a queue in a good order beats none."""
     settings = context.project_settings(project)
     task_ids = seen.task_ids(seen.pool)
-    plan, fields = applicable(context, project, seen, model, Plan.from_settings(settings))
+    plan, fields, findings = applicable(context, project, seen, model, Plan.from_settings(settings))
     learnt = seen.labelled.learnt  # the model knows nothing of the test set, so nothing of the pool is covered by it
     targets = seen.labelled.targets[learnt]
     seen_deeply = sights(context, project, schema)
@@ -180,14 +200,9 @@ def _rank(
     try:
         ranking = rank(Pool(**known, **_asked_for(plan, schema, targets, judged, settings.seed)), plan, k, rng)
     except (StrategyError, TrainingError) as error:
-        context.store.problems.report(
-            project.id, Finding(error.code, "error", "plan", f"{error} The default plan ranks meanwhile.", error.hint)
-        )
-        return rank(Pool(**known), Plan.preset("auto"), k, rng)
-    for problem in context.store.problems.open(project.id):
-        if problem.finding.subject == "plan":
-            context.store.problems.resolve(project.id, problem.finding.code, "plan")
-    return ranking
+        refused = Finding(error.code, "error", PLAN, f"{error} The default plan ranks meanwhile.", error.hint)
+        return rank(Pool(**known), Plan.preset("auto"), k, rng), [*findings, refused]
+    return ranking, findings
 
 
 def _asked_for(

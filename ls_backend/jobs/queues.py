@@ -44,6 +44,7 @@ TIMEOUT_S = {
     "embed": 900,
     "predict": 120,
     "insights": 120,
+    "preview": 120,
     "train": _DAYS_S,
     "judge": _DAYS_S,
 }
@@ -56,6 +57,7 @@ KIND_QUEUES = {
     "embed": EMBED,
     "predict": EMBED,
     "insights": EMBED,
+    "preview": RANK,
     "train": TRAIN,
     "judge": TRAIN,
 }
@@ -66,6 +68,7 @@ _FUNCTIONS = {
     "embed": "ls_backend.jobs.tasks.embed",
     "predict": "ls_backend.jobs.tasks.predict",
     "insights": "ls_backend.jobs.tasks.insights",
+    "preview": "ls_backend.jobs.tasks.preview",
     "train": "ls_backend.jobs.tasks.train",
     "judge": "ls_backend.jobs.tasks.judge",
 }
@@ -96,7 +99,7 @@ class Failure:
     """Why the last run of a kind of job failed; gone with the next success.
 
     Attributes:
-        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "train" or "judge".
+        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "preview", "train" or "judge".
         code: Stable name of the error.
         at: When it failed.
     """
@@ -260,6 +263,22 @@ class Queues:
         self._enqueue("predict", job_id, (project_id, ids), at_front=True)
         return self._answer(job_id, deadline)
 
+    def preview(self, project_id: int, token: str, *, deadline_s: float = 0.0) -> bool:
+        """Have a preview made that the records want, before anything else, since somebody looks at the page.
+
+        Args:
+            project_id: Its project.
+            token: From `engine.configure.ask_preview`.
+            deadline_s: Seconds to wait for it; 0 to look for it later.
+
+        Returns:
+            Whether it is in the records now.
+        """
+        deadline = time.monotonic() + deadline_s
+        job_id = f"preview-{project_id}-{token}"
+        self._enqueue("preview", job_id, (project_id, token), at_front=True)
+        return self._answer(job_id, deadline)
+
     def depths(self) -> dict[str, int]:
         """Jobs that wait, by queue name."""
         with self._talking():
@@ -316,7 +335,7 @@ class Queues:
             pipeline.execute()
 
     def answer(self, job_id: str, *, done: bool) -> None:
-        """Tell those who wait for a predict job how it ended."""
+        """Tell those who wait for a predict or preview job how it ended."""
         with self._talking():
             self._redis.set(answer_key(job_id), int(done), ex=_ANSWER_TTL_S)
 
@@ -412,7 +431,7 @@ def failures_key(project_id: int) -> str:
 
 
 def answer_key(job_id: str) -> str:
-    """Key of a predict job's outcome."""
+    """Key of the outcome of a job that somebody waits for."""
     return f"lsb:answer:{job_id}"
 
 

@@ -3,6 +3,7 @@
     update_project  engine.update, when the wanted generation is ahead of the done one
     embed           engine.embed_pool, a chunk a job, until nothing remains
     predict         engine.predict for tasks somebody waits for
+    preview         engine.preview for settings somebody tries out
     insights        engine.insights, after an update that changed something, or when somebody asks
     reconcile       engine.reconcile
     sync            engine.sync
@@ -153,6 +154,17 @@ def predict(project_id: int, task_ids: list[int]) -> None:
     _run(_Run("predict", project_id), body)
 
 
+def preview(project_id: int, token: str) -> None:
+    """Rank with settings that somebody tries out, and tell him."""
+
+    def body(context: Context) -> None:
+        from ls_backend.engine.preview import preview as engine_preview  # noqa: PLC0415 - slow to import
+
+        engine_preview(context, project_id, token)
+
+    _run(_Run("preview", project_id), body)
+
+
 def insights(project_id: int) -> None:
     """Make what people can see of a project's embeddings and heads."""
 
@@ -195,7 +207,7 @@ def _run(run: _Run, body: Callable[[Context], None]) -> None:
             done = _hold_and_run(settings, run, job.id, body)
         except Exception as error:  # noqa: BLE001 - the border of the job: all is recorded here, timeouts too
             _record(settings, run, error)
-        if run.kind == "predict":
+        if run.kind in ("predict", "preview"):
             queues.answer(job.id, done=done)
         else:
             _wake_followers(settings, run)
@@ -294,7 +306,8 @@ def _record(settings: Settings, run: _Run, error: Exception) -> None:
     message = str(error) or type(error).__name__
     try:
         _queues(settings).record_failure(run.kind, run.project_id, code=code, message=message, hint=hint)
-        level = "warning" if run.kind == "insights" else "error"  # people see less, and nothing waits for it
+        # People see less, and nothing waits for it.
+        level = "warning" if run.kind in ("insights", "preview") else "error"
         finding = Finding(code, level, _subject(run), message, hint)
         _context(settings).store.problems.report(run.project_id, finding)
     except Exception:  # noqa: BLE001 - the record of a failure must not become another one

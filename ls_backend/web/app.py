@@ -15,7 +15,7 @@ from flask_openapi3.openapi import OpenAPI
 from werkzeug.exceptions import HTTPException
 
 from ls_backend import __version__, logs
-from ls_backend.errors import BackendError, QueueError
+from ls_backend.errors import BackendError, QueueError, SettingsConflict
 from ls_backend.labelstudio import label_config
 from ls_backend.settings import Settings
 from ls_backend.web import api, protocol
@@ -94,7 +94,11 @@ def reason_phrase(text: str) -> str:
 
 def refusal(error: BackendError) -> Response:
     """Return the answer to a request that an error of ours refuses; its reason phrase says why."""
-    status = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, QueueError) else HTTPStatus.BAD_REQUEST
+    status = HTTPStatus.BAD_REQUEST
+    if isinstance(error, QueueError):
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+    elif isinstance(error, SettingsConflict):
+        status = HTTPStatus.CONFLICT
     log.warning("refused", path=request.path, code=error.code, reason=str(error))
     answer = jsonify({"error": error.code, "message": str(error), "hint": error.hint})
     answer.status = f"{int(status)} {reason_phrase(f'{error} {error.hint}')}"
