@@ -130,6 +130,25 @@ def test_a_predict_does_not_wait_for_all_chunks(with_redis, eventually, within):
     assert len(with_redis.runs(event="end", kind="embed")) < 20
 
 
+def test_a_preview_is_made_before_updates_that_wait_and_whoever_waits_is_told(with_redis):
+    for project in (7, 8):
+        with_redis.connect_project(project)
+        with_redis.event(project)
+    with_redis.start_worker("rank")
+    assert with_redis.queues.preview(7, "0123abcd", deadline_s=60)
+    assert with_redis.store.insights.get(7, "preview:0123abcd").content == {"state": "done"}
+    assert with_redis.runs()[0][1] == "preview"
+
+
+def test_a_preview_that_fails_is_a_warning_and_whoever_waits_is_told(with_redis):
+    with_redis.connect_project(7)
+    with_redis.tell("raise", "bug")
+    with_redis.start_worker("rank")
+    assert not with_redis.queues.preview(7, "0123abcd", deadline_s=60)
+    (problem,) = with_redis.store.problems.open(7)
+    assert (problem.finding.subject, problem.finding.level) == ("job preview", "warning")
+
+
 @pytest.mark.parametrize(("how", "code"), [("unreachable", "label-studio-unreachable"), ("bug", "job-failed")])
 def test_a_failure_is_told_twice_and_taken_back_by_success(with_redis, eventually, how, code):
     with_redis.connect_project(7)

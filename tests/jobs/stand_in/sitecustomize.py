@@ -148,6 +148,11 @@ def judge_pool(context, project_id, control, told):
     told(True)
 
 
+def preview(context, project_id, token):
+    _body(context, "preview", project_id)
+    context.store.insights.put(project_id, f"preview:{token}", {"state": "done"})
+
+
 def _plain(kind):
     def run(context, project_id, **how):
         _body(context, kind, project_id)
@@ -167,6 +172,7 @@ _module("ls_backend.engine.context", Context=Context)
 _module("ls_backend.engine.update", update_project=update_project)
 _module("ls_backend.engine.embed_pool", embed_pool=embed_pool)
 _module("ls_backend.engine.predict", predict_tasks=predict_tasks)
+_module("ls_backend.engine.preview", preview=preview)
 _module("ls_backend.engine.reconcile", reconcile=_plain("reconcile"))
 _module("ls_backend.engine.sync", sync=_plain("sync"))
 _module(
