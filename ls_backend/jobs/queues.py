@@ -46,6 +46,7 @@ TIMEOUT_S = {
     "insights": 120,
     "train": _DAYS_S,
     "judge": _DAYS_S,
+    "savings": 6 * 3600,
 }
 """Seconds a job of each kind may run."""
 
@@ -58,6 +59,7 @@ KIND_QUEUES = {
     "insights": EMBED,
     "train": TRAIN,
     "judge": TRAIN,
+    "savings": TRAIN,
 }
 _FUNCTIONS = {
     "update": "ls_backend.jobs.tasks.update_project",
@@ -68,6 +70,7 @@ _FUNCTIONS = {
     "insights": "ls_backend.jobs.tasks.insights",
     "train": "ls_backend.jobs.tasks.train",
     "judge": "ls_backend.jobs.tasks.judge",
+    "savings": "ls_backend.jobs.tasks.savings",
 }
 _SLOTS = "ab"
 _IS_BUSY = """
@@ -96,7 +99,7 @@ class Failure:
     """Why the last run of a kind of job failed; gone with the next success.
 
     Attributes:
-        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "train" or "judge".
+        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "train", "judge" or "savings".
         code: Stable name of the error.
         at: When it failed.
     """
@@ -197,6 +200,10 @@ class Queues:
             return False
         digest = hashlib.sha256(control.encode("utf-8", "backslashreplace")).hexdigest()[:16]
         return self._enqueue("judge", f"judge-{project_id}-{digest}", (project_id, control))
+
+    def kick_savings(self, project_id: int) -> bool:
+        """Wake the replay of a project's labels; False when it waits or runs already."""
+        return self._enqueue("savings", f"savings-{project_id}", (project_id,))
 
     def heal(self, project_id: int) -> bool:
         """Like `kick`, unless an update is on its way already, or failed and its pause is not over."""

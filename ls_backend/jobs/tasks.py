@@ -8,6 +8,7 @@
     sync            engine.sync
     train           engine.deep, in a process of its own, for a training that the records want
     judge           engine.judge, likewise, for the pool of a control
+    savings         engine.advice.replay_savings, likewise, when somebody asks for it
 
 Errors are recorded (records and Redis), paused and healed by the supervisor; they do not leave the job, because RQ
 would repeat it at once. A killed worker's job is repeated at once.
@@ -181,6 +182,15 @@ def judge(project_id: int, control: str) -> None:
         children.judge(project_id, control, stopping)
 
     _run(_Run("judge", project_id, lock=f"deep-{project_id}"), body)
+
+
+def savings(project_id: int) -> None:
+    """Replay the labels of a project, and keep what its plan has saved."""
+
+    def body(_context: Context) -> None:
+        children.savings(project_id, stopping)
+
+    _run(_Run("savings", project_id, lock=f"savings-{project_id}"), body)
 
 
 def _run(run: _Run, body: Callable[[Context], None]) -> None:

@@ -10,7 +10,7 @@ from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
 from ls_backend.store import Project
-from ls_backend.web import insights
+from ls_backend.web import advice, insights
 from ls_backend.web.answers import ProjectPath, plain, project_of
 from ls_backend.web.protocol import Backend
 
@@ -71,6 +71,7 @@ def blueprint(backend: Backend) -> APIBlueprint:
         return {"runs": [plain(item) for item in store.runs.recent(path.project_id, query.limit)]}
 
     insights.routes(door, backend)
+    advice.routes(door, backend)
     return door
 
 

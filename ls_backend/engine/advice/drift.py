@@ -93,21 +93,28 @@ def find_drift(task_ids: NDArray[np.int64], features: Floats, labelled: NDArray[
 
 
 def area_under_curve(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the chance that a positive scores above a negative, of several classifiers at once.  O(b n log n).
+    """Return the chance that a positive scores above a negative, ties counting half, of b classifiers at once.
+
+    O(b n log n).
 
     Args:
-        scores: (n, b), no two of a column alike but by chance.
+        scores: (n, b).
         positive: (n, b) bool, in each column some true and some not.
 
     Returns:
         (b,).
     """
-    ranks = scores.argsort(axis=0).argsort(axis=0) + 1.0
+    # Ties are ranked in the order of the rows, and in its reverse; the mean of both is what each of them deserves.
+    ranks = 1.0 + 0.5 * (_places(scores) + _places(scores[::-1])[::-1])
     ones = positive.sum(axis=0)
     areas: NDArray[np.float64] = ((ranks * positive).sum(axis=0) - ones * (ones + 1) / 2) / (
         ones * (len(scores) - ones)
     )
     return areas
+
+
+def _places(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    return scores.argsort(axis=0, kind="stable").argsort(axis=0)
 
 
 def _tell_apart(features: Floats, size: int, rng: np.random.Generator) -> tuple[float, float, float]:

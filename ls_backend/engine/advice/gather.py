@@ -36,8 +36,8 @@ MOST_OF_POOL = 5000
 """Random tasks without a label on which the newest model's error is estimated."""
 
 PAUSE = timedelta(minutes=10)
-GROWN = 1.1
-"""Advice is made again after 10 minutes, or sooner with so many times the labels."""
+GROWN = 0.1
+"""Advice is made again after 10 minutes, or sooner when so large a share of the labels has come since."""
 
 log = logs.get(__name__)
 
@@ -91,7 +91,8 @@ def due(made: Insight | None, n_labels: int, now: datetime | None = None) -> boo
     """
     if made is None:
         return True
-    return (now or datetime.now(UTC)) - made.made_at >= PAUSE or n_labels >= GROWN * max(made.content["n_labels"], 1)
+    before: int = made.content["n_labels"]
+    return (now or datetime.now(UTC)) - made.made_at >= PAUSE or n_labels - before >= max(GROWN * before, 1)
 
 
 def advise(context: Context, project_id: int, *, say: Say = lambda _: None) -> Advice:
