@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from ls_backend.cli import app
 from ls_backend.domain import Annotation, Task
 from ls_backend.engine.advice import KIND, SAVINGS, advise, due, replay_savings
 from ls_backend.errors import SettingsError
@@ -178,3 +180,31 @@ def test_too_few_labels_for_a_replay_are_told_and_no_fault(make):
     kept = desk.context.store.insights.get(1, SAVINGS).content
     assert "Too few labels to replay" in kept["refused"]
     assert "plans" not in kept
+
+
+def run(desk, *arguments):
+    """Run the command on a desk; answer its exit status, and what it printed on standard output."""
+    environment = {"DATA_DIR": str(desk.context.settings.data_dir), "DEVICE": "cpu", "COLUMNS": "160"}
+    done = CliRunner().invoke(app, ["advice", *arguments], env=environment)
+    return done.exit_code, done.stdout
+
+
+def test_the_command_prints_every_part_and_as_json_all_of_it(make, monkeypatch):
+    desk = make(300)
+    desk.label(*desk.tasks[:80])
+    answer(desk, 1, by1="1", by2="2")
+    # The command makes a context of its own, which has to know the stand-in for the backbone, too.
+    monkeypatch.setattr("ls_backend.engine.context.Context", lambda _: desk.context)
+    status, text = run(desk, "--project", "1")
+    words = " ".join(text.split())
+    assert status == 0
+    for title in ("Stop or go on: Too early", "Wrong labels:", "Disagreement:", "Near-duplicates:", "Drift:"):
+        assert title in words
+    status, text = run(desk, "--project", "1", "--json")
+    assert status == 0
+    assert json.loads(text)["sentences"]["drift"] in words
+
+
+def test_the_command_explains_a_project_it_does_not_know(make):
+    status, _ = run(make(20), "--project", "99")
+    assert status == 1
