@@ -113,14 +113,14 @@ def judge(project_id: int, control: str, stopping: threading.Event) -> None:
     _run(["judge", str(project_id), control], stopping, lambda: False)
 
 
-def savings(project_id: int, stopping: threading.Event) -> None:
-    """Replay the labels of a project in a child; when this worker has to end it is not gone on with.
+def advise(kind: Literal["advice", "savings"], project_id: int, stopping: threading.Event) -> None:
+    """Make advice, or replay the labels of a project, in a child; when this worker has to end, so does it, for good.
 
     Raises:
         ToldByChild: The project, its plan or the database refused.
         ChildDied: It died or hung.
     """
-    _run(["savings", str(project_id)], stopping, lambda: False)
+    _run([kind, str(project_id)], stopping, lambda: False)
 
 
 def _run(words: list[str], stopping: threading.Event, cancelled: Callable[[], bool]) -> None:
@@ -177,7 +177,7 @@ def main() -> None:
     """Do the work of a child, with settings from the environment."""
     parser = argparse.ArgumentParser(prog="python -m ls_backend.jobs.children", description=__doc__)
     parser.add_argument("--parent", type=int, required=True, help="process id of the worker; this process dies with it")
-    parser.add_argument("kind", choices=("train", "judge", "savings"))
+    parser.add_argument("kind", choices=("train", "judge", "advice", "savings"))
     parser.add_argument("number", type=int, help="id of the training, or else of the project")
     parser.add_argument("control", nargs="?", help="whose version judges")
     given = parser.parse_args()
@@ -216,10 +216,10 @@ def _work(given: argparse.Namespace, pipe: IO[str]) -> None:
         judge.judge_pool(context, project_id, control, told)
 
     beat()
-    if given.kind == "savings":
-        from ls_backend.engine.advice import replay_savings  # noqa: PLC0415 - slow to import
+    if given.kind in ("advice", "savings"):
+        from ls_backend.engine.advice import renew, replay_savings  # noqa: PLC0415 - slow to import
 
-        replay_savings(context, given.number, say=lambda _: beat())
+        (renew if given.kind == "advice" else replay_savings)(context, given.number, say=lambda _: beat())
         return
     if given.kind == "judge":
         look(given.number, given.control)

@@ -46,6 +46,7 @@ TIMEOUT_S = {
     "insights": 120,
     "train": _DAYS_S,
     "judge": _DAYS_S,
+    "advice": 1800,
     "savings": 6 * 3600,
 }
 """Seconds a job of each kind may run."""
@@ -59,6 +60,7 @@ KIND_QUEUES = {
     "insights": EMBED,
     "train": TRAIN,
     "judge": TRAIN,
+    "advice": TRAIN,
     "savings": TRAIN,
 }
 _FUNCTIONS = {
@@ -70,6 +72,7 @@ _FUNCTIONS = {
     "insights": "ls_backend.jobs.tasks.insights",
     "train": "ls_backend.jobs.tasks.train",
     "judge": "ls_backend.jobs.tasks.judge",
+    "advice": "ls_backend.jobs.tasks.advice",
     "savings": "ls_backend.jobs.tasks.savings",
 }
 _SLOTS = "ab"
@@ -99,7 +102,8 @@ class Failure:
     """Why the last run of a kind of job failed; gone with the next success.
 
     Attributes:
-        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "train", "judge" or "savings".
+        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "train", "judge", "advice" or
+            "savings".
         code: Stable name of the error.
         at: When it failed.
     """
@@ -200,6 +204,10 @@ class Queues:
             return False
         digest = hashlib.sha256(control.encode("utf-8", "backslashreplace")).hexdigest()[:16]
         return self._enqueue("judge", f"judge-{project_id}-{digest}", (project_id, control))
+
+    def kick_advice(self, project_id: int) -> bool:
+        """Wake the making of advice; False when it waits or runs already."""
+        return self._enqueue("advice", f"advice-{project_id}", (project_id,))
 
     def kick_savings(self, project_id: int) -> bool:
         """Wake the replay of a project's labels; False when it waits or runs already."""

@@ -20,6 +20,11 @@ def routes(door: APIBlueprint, backend: Backend) -> None:
         found = {kind: store.insights.get(path.project_id, kind) for kind in ("advice", "savings")}
         return {kind: None if item is None else plain(item) for kind, item in found.items()}
 
+    @door.post("/projects/<int:project_id>/advice", summary="Have a worker look now")
+    def advise(path: ProjectPath) -> tuple[dict[str, Any], int]:
+        project_of(store, path)
+        return {"added": backend.queues.kick_advice(path.project_id)}, 202
+
     @door.post("/projects/<int:project_id>/savings", summary="Replay the labels, to see what the plan has saved")
     def savings(path: ProjectPath) -> tuple[dict[str, Any], int]:
         project_of(store, path)

@@ -553,9 +553,10 @@ def test_advice_is_told_with_its_age_once_a_worker_has_made_it(connected):
     assert told["savings"] is None
 
 
-def test_a_replay_of_labels_is_asked_for_once(connected):
-    assert connected.http.post("/api/projects/7/savings").get_json() == {"added": True}
-    assert connected.http.post("/api/projects/7/savings").get_json() == {"added": False}
+@pytest.mark.parametrize("what", ["advice", "savings"])
+def test_advice_and_a_replay_of_labels_are_asked_for_once(connected, what):
+    assert connected.http.post(f"/api/projects/7/{what}").get_json() == {"added": True}
+    assert connected.http.post(f"/api/projects/7/{what}").get_json() == {"added": False}
     assert connected.queues.depths()["train"] == 1
 
 

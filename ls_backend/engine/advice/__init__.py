@@ -10,7 +10,7 @@ replayed      what the plan has saved, by labelling what is known again; minutes
 gather        a project's records and embeddings -> all of it but the last
 """
 
-from ls_backend.engine.advice.gather import KIND, Advice, advise, due
+from ls_backend.engine.advice.gather import KIND, Advice, advise, due, renew
 from ls_backend.engine.advice.replayed import SAVINGS, replay_savings
 
-__all__ = ["KIND", "SAVINGS", "Advice", "advise", "due", "replay_savings"]
+__all__ = ["KIND", "SAVINGS", "Advice", "advise", "due", "renew", "replay_savings"]

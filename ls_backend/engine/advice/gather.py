@@ -16,7 +16,7 @@ from ls_backend.engine import backbones
 from ls_backend.engine.advice.disagreement import Disagreement, find_disagreement
 from ls_backend.engine.advice.drift import Drift, find_drift
 from ls_backend.engine.advice.duplicates import Copies, find_duplicates
-from ls_backend.engine.advice.relabel import Relabel, find_suspects
+from ls_backend.engine.advice.relabel import MIN_LABELS, Relabel, find_suspects
 from ls_backend.engine.advice.stopping import Stop, spaced, stopping
 from ls_backend.engine.context import Context
 from ls_backend.engine.known import Say
@@ -24,7 +24,7 @@ from ls_backend.engine.retrain import Model, load
 from ls_backend.engine.view import View, as_fitted, view
 from ls_backend.errors import StoreError
 from ls_backend.labelstudio import label_config
-from ls_backend.store import Insight, Project
+from ls_backend.store import Project, Store
 
 KIND = "advice"
 """Under which kind it is kept among the insights."""
@@ -36,8 +36,9 @@ MOST_OF_POOL = 5000
 """Random tasks without a label on which the newest model's error is estimated."""
 
 PAUSE = timedelta(minutes=10)
-GROWN = 0.1
-"""Advice is made again after 10 minutes, or sooner when so large a share of the labels has come since."""
+MORE_LABELS = 50
+MORE_SHARE = 0.1
+"""Advice is made again after 10 minutes, or sooner when 50 labels have come since, and a tenth of what there was."""
 
 log = logs.get(__name__)
 
@@ -81,18 +82,24 @@ class Advice:
         }
 
 
-def due(made: Insight | None, n_labels: int, now: datetime | None = None) -> bool:
-    """Say whether advice is to be made again: never too often, because it takes seconds.
-
-    Args:
-        made: The advice there is; None without one.
-        n_labels: Labels there are now.
-        now: Aware; None takes the clock.
-    """
+def due(store: Store, project_id: int) -> bool:
+    """Say whether workers should make advice again: it takes a minute of a processor, so neither early nor often."""
+    n_labels = store.tasks.counts(project_id).labelled
+    if n_labels < MIN_LABELS:
+        return False
+    made = store.insights.get(project_id, KIND)
     if made is None:
         return True
     before: int = made.content["n_labels"]
-    return (now or datetime.now(UTC)) - made.made_at >= PAUSE or n_labels - before >= max(GROWN * before, 1)
+    changed = n_labels != before
+    return (changed and datetime.now(UTC) - made.made_at >= PAUSE) or (
+        n_labels - before >= max(MORE_LABELS, MORE_SHARE * before)
+    )
+
+
+def renew(context: Context, project_id: int, *, say: Say) -> None:
+    """Make advice and keep it as the insight "advice"; raises what `advise` raises."""
+    context.store.insights.put(project_id, KIND, advise(context, project_id, say=say).plain())
 
 
 def advise(context: Context, project_id: int, *, say: Say = lambda _: None) -> Advice:

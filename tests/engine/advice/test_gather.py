@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -10,9 +10,8 @@ from typer.testing import CliRunner
 
 from ls_backend.cli import app
 from ls_backend.domain import Annotation, Task
-from ls_backend.engine.advice import KIND, SAVINGS, advise, due, replay_savings
+from ls_backend.engine.advice import KIND, SAVINGS, advise, due, renew, replay_savings
 from ls_backend.errors import SettingsError
-from ls_backend.store import Insight
 
 CONFIG = (
     '<View><Image name="image" value="$image"/><Choices name="digit" toName="image" choice="single">'
@@ -147,16 +146,36 @@ def test_labels_of_a_test_set_are_not_learnt_from(make):
 
 
 @pytest.mark.parametrize(
-    ("minutes", "n_labels", "again"), [(1, 100, False), (1, 109, False), (1, 110, True), (11, 100, True)]
+    ("minutes", "n_labels", "again"),
+    [(1, 100, False), (1, 149, False), (1, 150, True), (11, 100, False), (11, 101, True), (11, 99, True)],
 )
-def test_advice_is_made_again_after_ten_minutes_or_with_a_tenth_more_labels(minutes, n_labels, again):
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    made = Insight(KIND, {"n_labels": 100}, now - timedelta(minutes=minutes))
-    assert due(made, n_labels, now) is again
+def test_advice_is_made_again_after_ten_minutes_or_many_labels(make, monkeypatch, minutes, n_labels, again):
+    desk = make(200)
+    desk.label(*desk.tasks[:n_labels])
+    monkeypatch.setattr("ls_backend.store.insights.datetime", Earlier(minutes))
+    desk.context.store.insights.put(1, KIND, {"n_labels": 100})
+    assert due(desk.context.store, 1) is again
 
 
-def test_advice_that_was_never_made_is_due():
-    assert due(None, 0)
+class Earlier:
+    """A clock that is behind."""
+
+    def __init__(self, minutes):
+        self.minutes = minutes
+
+    def now(self, zone):
+        return datetime.now(zone) - timedelta(minutes=self.minutes)
+
+
+def test_advice_that_was_never_made_is_due_once_labels_can_be_judged(make):
+    desk = make(60)
+    desk.label(*desk.tasks[:19])
+    assert not due(desk.context.store, 1)
+    desk.label(desk.tasks[19])
+    assert due(desk.context.store, 1)
+    renew(desk.context, 1, say=lambda _: None)
+    assert desk.context.store.insights.get(1, KIND).content["n_labels"] == 20
+    assert not due(desk.context.store, 1)
 
 
 def test_what_a_replay_has_shown_is_kept(make):
