@@ -77,9 +77,9 @@ class Forecast:
         more: Labels it is about.
         n_labels: Labels there are.
         accuracy: Of the newest model on the hold-out, 0 to 1; None without one.
-        gain: Expected gain in accuracy; None when it is too early.
-        low: Lower end of its 90 % interval.
-        high: Upper end.
+        gain: Expected gain in accuracy; None when it is too early, or the labels held out are no test set.
+        low: Lower end of its 90 % interval; None when it is too early, 0 where there is no test set.
+        high: Upper end; None when it is too early.
         n_models: Points of the learning curve.
         n_holdout: Tasks it was measured on.
         sentence: The same in words.
@@ -239,7 +239,8 @@ def forecast_gain(n_labels: Sequence[int], right: NDArray[np.bool_], *, locked: 
         n_labels: Labels that v models were trained on, ascending.
         right: (v, h) which hold-out tasks each of them gets right.
         locked: Whether these are a test set drawn by chance. Otherwise they are what the plan asked for, among it tasks
-            that earlier models found hard: those look worse than they were, and the curve steeper than it is.
+            that earlier models found hard: those look worse than they were, and the curve steeper than it is. Only
+            the upper end is told then.
         more: Labels to look ahead.
 
     Source: power laws of learning curves as in Viering & Loog 2023, "The shape of learning curves: a review".
@@ -259,12 +260,18 @@ def forecast_gain(n_labels: Sequence[int], right: NDArray[np.bool_], *, locked: 
     means, noise = _curve(right)
     room = 1.0 - float(means[-1]) + 2.0 * float(np.sqrt(noise[-1, -1]))  # accuracy ends at 1
     gain, low, high = (min(max(end, 0.0), room) for end in _summary(*_fits(n, means, noise, more)))
+    measured = f"{CONFIDENCE:.0%} interval, from {v} models measured on {h} labels"
+    if not locked:
+        sentence = (
+            f"Another {more} labels should bring at most {_points(high)} points of accuracy ({measured}). It may be "
+            "much less: these are labels the queue asked for, some of them as earlier models found them hard. With "
+            "a test set, drawn by chance, more could be said."
+        )
+        return Forecast(more, now, newest, None, 0.0, high, v, h, sentence)
     sentence = (
         f"Another {more} labels should bring {_points(low)} to {_points(high)} points of accuracy, most likely about "
-        f"{_points(gain)} ({CONFIDENCE:.0%} interval, from {v} models measured on {h} labels)."
+        f"{_points(gain)} ({measured})."
     )
-    if not locked:
-        sentence += " It may well be less: these labels are those the queue asked for. A test set has no such bias."
     return Forecast(more, now, newest, gain, low, high, v, h, sentence)
 
 
