@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +18,7 @@ from ls_backend.engine.advice.duplicates import Copies, find_duplicates
 from ls_backend.engine.advice.relabel import MIN_LABELS, Relabel, find_suspects
 from ls_backend.engine.advice.stopping import Stop, spaced, stopping
 from ls_backend.engine.context import Context
+from ls_backend.engine.insights import spoken
 from ls_backend.engine.known import Say
 from ls_backend.engine.retrain import Model, load
 from ls_backend.engine.view import View, as_fitted, view
@@ -137,7 +137,7 @@ def advise(context: Context, project_id: int, *, say: Say = lambda _: None) -> A
     say("looking for near-duplicates")
     everything = np.arange(len(seen.embedded))
     task_ids = seen.task_ids(everything)
-    labels = [_spoken(schema, label) for label in table.label[seen.embedded]]
+    labels = [None if label is None else spoken(schema, label) for label in table.label[seen.embedded]]
     duplicates = find_duplicates(task_ids, seen.hashes(everything), labels, seen.features)
     say("comparing the newest tasks with those before")
     labelled = np.array([label is not None for label in labels], dtype=np.bool_)
@@ -200,11 +200,3 @@ def _models(context: Context, project: Project, schema: LabelSchema, seen: View)
         except StoreError as error:
             log.warning("model version left out", project=project.id, reason=str(error))
     return loaded
-
-
-def _spoken(schema: LabelSchema, label: str | None) -> str | None:
-    """Return what a task was answered, for people to read."""
-    if label is None or schema.is_one_choice:
-        return label
-    answers: Sequence[tuple[str, tuple[str, ...]]] = sorted(schema.read(label).items())
-    return "; ".join(f"{name}: {', '.join(sorted(set(labels))) or 'nothing'}" for name, labels in answers)

@@ -12,6 +12,7 @@ from ls_backend.cli import app
 from ls_backend.domain import Annotation, Task
 from ls_backend.engine.advice import KIND, SAVINGS, advise, due, renew, replay_savings
 from ls_backend.errors import SettingsError
+from ls_backend.labelstudio import label_config
 
 CONFIG = (
     '<View><Image name="image" value="$image"/><Choices name="digit" toName="image" choice="single">'
@@ -119,6 +120,27 @@ def desk_model(desk):
     from ls_backend.engine.retrain import load
 
     return load(desk.context, desk.context.store.versions.latest(desk.pid))
+
+
+def test_several_controls_are_judged_side_by_side_and_spoken_as_people_read_them(make):
+    desk = make(300)
+    config = CONFIG.replace(
+        "</View>",
+        '<Choices name="tags" toName="image" choice="multiple"><Choice value="odd"/><Choice value="big"/></Choices></View>',
+    )
+    desk.context.store.projects.set(desk.pid, label_config=config)
+    schema = label_config.parse(config)
+    said = {
+        task: schema.written({"digit": [digit], "tags": [*["odd"] * (int(digit) % 2), *["big"] * (int(digit) > 4)]})
+        for task, digit in list(desk.truth.items())[:120]
+    }
+    desk.context.store.tasks.set_labels(desk.pid, {task: (label, None) for task, label in said.items()})
+    desk.context.store.tasks.set_content(desk.pid, {1: "copy", 2: "copy"})
+    desk.context.vectors.append("pixels", 64, ["copy"], np.ones((1, 64), np.float32))
+    advice = advise(desk.context, desk.pid)
+    assert advice.relabel.n_checked == 120 * 3  # a choice and two labels that hold or not
+    group = advice.duplicates.groups[0]
+    assert (group.task_ids, group.labels) == ((1, 2), ("digit: 0; tags: nothing", "digit: 1; tags: odd"))
 
 
 def test_a_lost_model_is_left_out(make):
