@@ -126,7 +126,8 @@ def test_several_controls_are_judged_side_by_side_and_spoken_as_people_read_them
     desk = make(300)
     config = CONFIG.replace(
         "</View>",
-        '<Choices name="tags" toName="image" choice="multiple"><Choice value="odd"/><Choice value="big"/></Choices></View>',
+        '<Choices name="tags" toName="image" choice="multiple"><Choice value="odd"/><Choice value="big"/></Choices>'
+        "</View>",
     )
     desk.context.store.projects.set(desk.pid, label_config=config)
     schema = label_config.parse(config)
