@@ -96,7 +96,8 @@ def find_suspects(
         suspects += found
         n_checked += checked
         if left_out:
-            too_early.append(f"{control.name}: fewer than {MIN_OF_CLASS} labels for {', '.join(left_out)}")
+            few = "tasks with or without" if control.multiple else "labels for"
+            too_early.append(f"{control.name}: fewer than {MIN_OF_CLASS} {few} {', '.join(left_out)}")
     suspects.sort(key=lambda one: (one.quality, one.task_id, one.suggested))
     return Relabel(n_checked, len(suspects), tuple(suspects[:MOST]), _sentence(n_checked, len(suspects), too_early))
 
@@ -149,6 +150,8 @@ def _of_labels(
     checked = 0
     for column in usable:
         rows = np.flatnonzero(np.isfinite(logits[:, column]))  # some folds may have lacked a rare label
+        if len(np.unique(truth[rows, column])) < 2:
+            continue
         checked += len(rows)
         pairs = np.column_stack([np.zeros(len(rows)), logits[rows, column]])
         classes = truth[rows, column].astype(np.int64)
