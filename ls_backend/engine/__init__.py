@@ -21,4 +21,5 @@ known       tasks whose label is known, of a project or a folder
 backtest    known labels, a plan and a seed -> a learning curve
 savings     curves -> what a plan saves against random labels, with its interval
 replay      several plans and random order on the same tasks, compared
+advice      what to do next: stop, look at labels again, compare annotators, leave copies out, mind new tasks
 """

@@ -234,16 +234,16 @@ def _map(schema: LabelSchema, table: TaskTable, chosen: Chosen, features: NDArra
         "points": flatten(features).round(_DIGITS).tolist(),
         "task_ids": table.task_id[chosen.rows].tolist(),
         "states": chosen.states.tolist(),
-        "labels": [None if text is None else _spoken(schema, text) for text in table.label[chosen.rows].tolist()],
+        "labels": [None if text is None else spoken(schema, text) for text in table.label[chosen.rows].tolist()],
         "hashes": table.content_hash[chosen.rows].tolist(),
     }
 
 
-def _spoken(schema: LabelSchema, written: str) -> str:
+def spoken(schema: LabelSchema, written: str) -> str:
     """Return what a task was answered as people read it: "rust", or "weather: rain; where: crack, hole"."""
     if schema.is_one_choice:
         return written
-    said = {name: ", ".join(labels) or "nothing" for name, labels in answers(schema, written).items()}
+    said = {name: ", ".join(sorted(set(labels))) or "nothing" for name, labels in answers(schema, written).items()}
     return "; ".join(said.values() if len(schema.controls) == 1 else (f"{name}: {text}" for name, text in said.items()))
 
 

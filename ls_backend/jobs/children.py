@@ -113,6 +113,16 @@ def judge(project_id: int, control: str, stopping: threading.Event) -> None:
     _run(["judge", str(project_id), control], stopping, lambda: False)
 
 
+def advise(kind: Literal["advice", "savings"], project_id: int, stopping: threading.Event) -> None:
+    """Make advice, or replay the labels of a project, in a child; when this worker has to end, so does it, for good.
+
+    Raises:
+        ToldByChild: The project, its plan or the database refused.
+        ChildDied: It died or hung.
+    """
+    _run([kind, str(project_id)], stopping, lambda: False)
+
+
 def _run(words: list[str], stopping: threading.Event, cancelled: Callable[[], bool]) -> None:
     """Wait until a child has ended, by itself or because it was cancelled or this worker has to end."""
     module = "ls_backend.jobs.children"
@@ -167,8 +177,8 @@ def main() -> None:
     """Do the work of a child, with settings from the environment."""
     parser = argparse.ArgumentParser(prog="python -m ls_backend.jobs.children", description=__doc__)
     parser.add_argument("--parent", type=int, required=True, help="process id of the worker; this process dies with it")
-    parser.add_argument("kind", choices=("train", "judge"))
-    parser.add_argument("number", type=int, help="id of the training, or of the project whose pool is judged")
+    parser.add_argument("kind", choices=("train", "judge", "advice", "savings"))
+    parser.add_argument("number", type=int, help="id of the training, or else of the project")
     parser.add_argument("control", nargs="?", help="whose version judges")
     given = parser.parse_args()
     leash.die_with(given.parent)
@@ -206,6 +216,11 @@ def _work(given: argparse.Namespace, pipe: IO[str]) -> None:
         judge.judge_pool(context, project_id, control, told)
 
     beat()
+    if given.kind in ("advice", "savings"):
+        from ls_backend.engine.advice import renew, replay_savings  # noqa: PLC0415 - slow to import
+
+        (renew if given.kind == "advice" else replay_savings)(context, given.number, say=lambda _: beat())
+        return
     if given.kind == "judge":
         look(given.number, given.control)
         return

@@ -47,6 +47,8 @@ TIMEOUT_S = {
     "preview": 120,
     "train": _DAYS_S,
     "judge": _DAYS_S,
+    "advice": 1800,
+    "savings": 6 * 3600,
 }
 """Seconds a job of each kind may run."""
 
@@ -60,6 +62,8 @@ KIND_QUEUES = {
     "preview": RANK,
     "train": TRAIN,
     "judge": TRAIN,
+    "advice": TRAIN,
+    "savings": TRAIN,
 }
 _FUNCTIONS = {
     "update": "ls_backend.jobs.tasks.update_project",
@@ -71,6 +75,8 @@ _FUNCTIONS = {
     "preview": "ls_backend.jobs.tasks.preview",
     "train": "ls_backend.jobs.tasks.train",
     "judge": "ls_backend.jobs.tasks.judge",
+    "advice": "ls_backend.jobs.tasks.advice",
+    "savings": "ls_backend.jobs.tasks.savings",
 }
 _SLOTS = "ab"
 _IS_BUSY = """
@@ -99,7 +105,8 @@ class Failure:
     """Why the last run of a kind of job failed; gone with the next success.
 
     Attributes:
-        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "preview", "train" or "judge".
+        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "preview", "train", "judge", "advice" or
+            "savings".
         code: Stable name of the error.
         at: When it failed.
     """
@@ -200,6 +207,14 @@ class Queues:
             return False
         digest = hashlib.sha256(control.encode("utf-8", "backslashreplace")).hexdigest()[:16]
         return self._enqueue("judge", f"judge-{project_id}-{digest}", (project_id, control))
+
+    def kick_advice(self, project_id: int) -> bool:
+        """Wake the making of advice; False when it waits or runs already."""
+        return self._enqueue("advice", f"advice-{project_id}", (project_id,))
+
+    def kick_savings(self, project_id: int) -> bool:
+        """Wake the replay of a project's labels; False when it waits or runs already."""
+        return self._enqueue("savings", f"savings-{project_id}", (project_id,))
 
     def heal(self, project_id: int) -> bool:
         """Like `kick`, unless an update is on its way already, or failed and its pause is not over."""

@@ -9,6 +9,8 @@
     sync            engine.sync
     train           engine.deep, in a process of its own, for a training that the records want
     judge           engine.judge, likewise, for the pool of a control
+    advice          engine.advice.renew, likewise, now and then
+    savings         engine.advice.replay_savings, likewise, when somebody asks for it
 
 Errors are recorded (records and Redis), paused and healed by the supervisor; they do not leave the job, because RQ
 would repeat it at once. A killed worker's job is repeated at once.
@@ -50,6 +52,8 @@ _MODULES = {
 }
 _INSIGHTS_S = 20.0
 """Seconds between two insights into a project that nobody has asked for."""
+_ADVICE_S = 60.0
+"""Seconds after which advice is tried again where it could not be made."""
 _SYNC_WAITS_S = 120.0  # behind an update that runs in another worker
 _log = logs.get(__name__)
 
@@ -195,6 +199,24 @@ def judge(project_id: int, control: str) -> None:
     _run(_Run("judge", project_id, lock=f"deep-{project_id}"), body)
 
 
+def advice(project_id: int) -> None:
+    """Look at a project from all sides, and keep what there is to say."""
+
+    def body(_context: Context) -> None:
+        children.advise("advice", project_id, stopping)
+
+    _run(_Run("advice", project_id, lock=f"advice-{project_id}"), body)
+
+
+def savings(project_id: int) -> None:
+    """Replay the labels of a project, and keep what its plan has saved."""
+
+    def body(_context: Context) -> None:
+        children.advise("savings", project_id, stopping)
+
+    _run(_Run("savings", project_id, lock=f"savings-{project_id}"), body)
+
+
 def _run(run: _Run, body: Callable[[Context], None]) -> None:
     job = get_current_job()
     if job is None:
@@ -275,6 +297,7 @@ def _want_deeper(settings: Settings, project_id: int) -> None:
 
 def _want_insights(settings: Settings, project_id: int) -> None:
     """Have the insights made anew when what they were made from has changed, now and then: people only look at them."""
+    _want_advice(settings, project_id)
     from ls_backend.engine.insights import due  # noqa: PLC0415 - slow to import
 
     queues = _queues(settings)
@@ -282,6 +305,15 @@ def _want_insights(settings: Settings, project_id: int) -> None:
         return
     if queues.claim(f"insights-{project_id}", seconds=_INSIGHTS_S):  # what is refused here comes after the next job
         queues.kick_insights(project_id)
+
+
+def _want_advice(settings: Settings, project_id: int) -> None:
+    """Have advice made anew when there is something new to say: it takes a process of its own, and nobody waits."""
+    from ls_backend.engine.advice import due  # noqa: PLC0415 - slow to import
+
+    queues = _queues(settings)
+    if due(_context(settings).store, project_id) and queues.claim(f"advice-{project_id}", seconds=_ADVICE_S):
+        queues.kick_advice(project_id)
 
 
 def _subject(run: _Run) -> str:
@@ -307,7 +339,7 @@ def _record(settings: Settings, run: _Run, error: Exception) -> None:
     try:
         _queues(settings).record_failure(run.kind, run.project_id, code=code, message=message, hint=hint)
         # People see less, and nothing waits for it.
-        level = "warning" if run.kind in ("insights", "preview") else "error"
+        level = "warning" if run.kind in ("insights", "preview", "advice", "savings") else "error"
         finding = Finding(code, level, _subject(run), message, hint)
         _context(settings).store.problems.report(run.project_id, finding)
     except Exception:  # noqa: BLE001 - the record of a failure must not become another one

@@ -27,7 +27,7 @@ from ls_backend.strategies import (
     uncertainty,
 )
 from ls_backend.strategies.balance import cost_matrix
-from ls_backend.strategies.neighbours import nearest_distances
+from ls_backend.strategies.neighbours import nearest_distances, nearest_others
 from ls_backend.strategies.plan import Plan, presets
 from ls_backend.strategies.pool import Pool, unit_rows
 from ls_backend.strategies.problem import needs
@@ -64,6 +64,7 @@ __all__ = [
     "fit_reduction",
     "gain",
     "nearest_distances",
+    "nearest_others",
     "needs",
     "picker",
     "presets",

@@ -15,7 +15,12 @@ BLOCK_ROWS = 1024
 
 
 def nearest_distances(embeddings: Floats32) -> NDArray[np.float64]:
-    """Measure the cosine distance from each task to the nearest other one.
+    """Measure the cosine distance from each task to the nearest other one, as `nearest_others` finds it."""
+    return nearest_others(embeddings)[1]
+
+
+def nearest_others(embeddings: Floats32) -> tuple[Indices, NDArray[np.float64]]:
+    """Find the nearest other task of each, and the cosine distance to it.
 
     Tasks are dealt to cells around n / 512 of them, spread evenly, and each looks into the four nearest cells. The
     nearest task is found by 64 principal directions; the distance to it is that of the full embeddings. So it is never
@@ -28,13 +33,14 @@ def nearest_distances(embeddings: Floats32) -> NDArray[np.float64]:
         embeddings: (n, d) float32, rows of unit length or all zero.
 
     Returns:
-        (n,) float64 from 0 (a copy) to 2; NaN for rows of zeros and where there is no other task.
+        (n,) int64 rows and (n,) float64 from 0 (a copy) to 2; the row itself and NaN for rows of zeros and where there
+        is no other task.
     """
     n = len(embeddings)
-    distances = np.full(n, np.nan)
+    others, distances = np.arange(n), np.full(n, np.nan)
     rows = np.flatnonzero(embeddings.any(axis=1))
     if len(rows) < 2:
-        return distances
+        return others, distances
     few = embeddings.shape[1] <= DIMENSIONS
     reduced = embeddings[rows] if few else fit_reduction(embeddings, rows).apply(embeddings, rows)
     nearest = rows[_nearest(reduced)]
@@ -42,7 +48,8 @@ def nearest_distances(embeddings: Floats32) -> NDArray[np.float64]:
         one, other = rows[start : start + BLOCK_ROWS], nearest[start : start + BLOCK_ROWS]
         likeness = np.einsum("ij,ij->i", embeddings[one], embeddings[other], dtype=np.float64)
         distances[one] = np.clip(1.0 - likeness, 0.0, 2.0)
-    return distances
+    others[rows] = nearest
+    return others, distances
 
 
 def _nearest(reduced: Floats32) -> Indices:

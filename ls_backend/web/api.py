@@ -10,7 +10,7 @@ from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
 from ls_backend.store import Project
-from ls_backend.web import insights, settings
+from ls_backend.web import advice, insights, settings
 from ls_backend.web.answers import ProjectPath, plain, project_of
 from ls_backend.web.protocol import Backend
 
@@ -72,6 +72,7 @@ def blueprint(backend: Backend) -> APIBlueprint:
 
     insights.routes(door, backend)
     settings.routes(door, backend)
+    advice.routes(door, backend)
     return door
 
 

@@ -143,7 +143,72 @@ def test_a_training_that_is_over_is_left_alone(parent):
     assert epochs(parent) == []
 
 
+def test_a_replay_runs_in_a_child_of_its_own(parent):
+    children.advise("savings", 7, threading.Event())
+    ((_, _, project, pid, _),) = parent.runs(event="end", kind="savings")
+    assert project == 7
+    assert pid != os.getpid()
+
+
+def test_what_a_replay_cannot_do_is_told_in_its_words(parent):
+    parent.tell("raise", "unreachable")
+    with pytest.raises(children.ToldByChild, match="no answer"):
+        children.advise("savings", 7, threading.Event())
+
+
+def test_a_replay_does_not_keep_a_worker_from_ending(parent, eventually, within):
+    parent.tell("slow", 600)
+    stopping = threading.Event()
+    worker = threading.Thread(target=children.advise, args=("savings", 7, stopping))
+    worker.start()
+    eventually(lambda: parent.runs(event="begin", kind="savings"), within_s=20)
+    started = time.monotonic()
+    stopping.set()
+    worker.join(60)
+    assert within(started, 2)
+    assert not parent.runs(event="end", kind="savings")
+
+
 # -- with Redis, workers and a supervisor --
+
+
+def test_labels_are_covered_while_labels_are_replayed(deployment, eventually):
+    deployment.connect_project(1)
+    deployment.start_supervisor()
+    deployment.tell("slow", 6)
+    assert deployment.queues.kick_savings(1)
+    eventually(lambda: deployment.runs(event="begin", kind="savings"), within_s=30)
+    (deployment.data_dir / "slow").unlink()
+    assert not deployment.queues.kick_savings(1), "it runs already"
+    deployment.store.projects.bump(1)
+    deployment.queues.kick(1)
+    eventually(lambda: deployment.runs(event="end", kind="update"), within_s=5)
+    assert not deployment.runs(event="end", kind="savings")
+    eventually(lambda: deployment.runs(event="end", kind="savings"), within_s=20)
+    assert deployment.queues.failed(1) == ()
+
+
+def test_advice_is_made_in_a_child_after_an_update_that_calls_for_it(deployment, eventually):
+    deployment.connect_project(1)
+    deployment.start_supervisor()
+    deployment.tell("advice-due", "")
+    deployment.event(1)
+    eventually(lambda: deployment.runs(event="end", kind="advice"), within_s=30)
+    ((_, _, project, pid, _),) = deployment.runs(event="end", kind="advice")
+    assert (project, pid == deployment.worker_pid("train")) == (1, False)
+    deployment.event(1)
+    eventually(lambda: len(deployment.runs(event="end", kind="update")) == 2, within_s=10)
+    assert len(deployment.runs(event="begin", kind="advice")) == 1, "it is not repeated at once"
+
+
+def test_advice_that_cannot_be_made_is_a_warning(deployment, eventually):
+    deployment.connect_project(1)
+    deployment.start_supervisor()
+    deployment.tell("raise", "unreachable")
+    deployment.queues.kick_advice(1)
+    eventually(lambda: deployment.store.problems.open(1), within_s=30)
+    (problem,) = deployment.store.problems.open(1)
+    assert (problem.finding.level, problem.finding.subject) == ("warning", "job advice")
 
 
 def test_labels_are_covered_while_a_training_runs(deployment, eventually):

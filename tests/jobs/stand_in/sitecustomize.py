@@ -9,6 +9,7 @@ Everything else is real: Redis, RQ, workers, supervisor, store. What the body do
     hang        "held": a native call that holds the interpreter; "native": one that does not, and heeds no signal
     due         an update finds that control "box" calls for a training, and removes the file
     insights-due  what people can see is out of date
+    advice-due  so is the advice
 
 Trainings count epochs, and write down how far they are like real ones:
 
@@ -153,6 +154,14 @@ def preview(context, project_id, token):
     context.store.insights.put(project_id, f"preview:{token}", {"state": "done"})
 
 
+def _advise(kind):
+    def run(context, project_id, *, say):
+        say("begun")
+        _body(context, kind, project_id)
+
+    return run
+
+
 def _plain(kind):
     def run(context, project_id, **how):
         _body(context, kind, project_id)
@@ -182,6 +191,12 @@ _module(
 )
 _module("ls_backend.engine.deep", ask=ask, train=train, give_up=give_up)
 _module("ls_backend.engine.judge", judge_pool=judge_pool, due=lambda context, project_id: [])
+_module(
+    "ls_backend.engine.advice",
+    renew=_advise("advice"),
+    replay_savings=_advise("savings"),
+    due=lambda store, project_id: (Path(os.environ["DATA_DIR"]) / "advice-due").exists(),
+)
 sys.modules["ls_backend.engine"].__dict__.update(
     deep=sys.modules["ls_backend.engine.deep"], judge=sys.modules["ls_backend.engine.judge"]
 )
