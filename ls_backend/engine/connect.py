@@ -9,7 +9,7 @@ from typing import Any
 from ls_backend.domain import ORDERED_SAMPLING
 from ls_backend.engine.context import Context
 from ls_backend.errors import Rejected, SettingsError
-from ls_backend.labelstudio import label_config
+from ls_backend.labelstudio import label_config, order_tab
 from ls_backend.settings import ProjectSettings
 from ls_backend.strategies import Plan
 
@@ -25,15 +25,21 @@ class Step:
 
 
 def connect(
-    context: Context, project_id: int, *, title: str = TITLE, extra_params: dict[str, Any] | None = None
+    context: Context,
+    project_id: int,
+    *,
+    title: str = TITLE,
+    extra_params: dict[str, Any] | None = None,
+    tab: bool = True,
 ) -> list[Step]:
-    """Connect a Label Studio project: ML backend, webhook with a secret, sampling mode; the first ranking is asked for.
+    """Connect a Label Studio project: ML backend, webhook with a secret, sampling mode, a tab; a ranking is asked for.
 
     Args:
         context: Settings with LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, store.
         project_id: Label Studio's id.
         title: Name of the ML backend in Label Studio; one that exists keeps its own.
         extra_params: Project settings; None keeps those in Label Studio.
+        tab: Whether the Data Manager is to have a tab that lists the labelling queue.
 
     Raises:
         SettingsError: The settings are wrong, or Label Studio may not call private addresses.
@@ -67,6 +73,8 @@ def connect(
     if wanted:
         client.update_project(project_id, **wanted)
     steps.append(Step("sampling", "set" if wanted else "kept"))
+    if tab:
+        steps.append(Step("tab", f"{order_tab.TITLE}: {client.ensure_order_tab(project_id, schema.field)}"))
     context.store.projects.bump(project_id)
     steps.append(Step("ranking", "asked for"))
     return steps
