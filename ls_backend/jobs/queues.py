@@ -44,6 +44,7 @@ TIMEOUT_S = {
     "embed": 900,
     "predict": 120,
     "insights": 120,
+    "reasons": 120,
     "train": _DAYS_S,
     "judge": _DAYS_S,
 }
@@ -56,6 +57,7 @@ KIND_QUEUES = {
     "embed": EMBED,
     "predict": EMBED,
     "insights": EMBED,
+    "reasons": EMBED,
     "train": TRAIN,
     "judge": TRAIN,
 }
@@ -66,6 +68,7 @@ _FUNCTIONS = {
     "embed": "ls_backend.jobs.tasks.embed",
     "predict": "ls_backend.jobs.tasks.predict",
     "insights": "ls_backend.jobs.tasks.insights",
+    "reasons": "ls_backend.jobs.tasks.reasons",
     "train": "ls_backend.jobs.tasks.train",
     "judge": "ls_backend.jobs.tasks.judge",
 }
@@ -96,7 +99,7 @@ class Failure:
     """Why the last run of a kind of job failed; gone with the next success.
 
     Attributes:
-        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "train" or "judge".
+        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "reasons", "train" or "judge".
         code: Stable name of the error.
         at: When it failed.
     """
@@ -180,6 +183,10 @@ class Queues:
     def kick_insights(self, project_id: int) -> bool:
         """Wake the making of what people can see of embeddings and heads; False when one waits that will see it all."""
         return self._enqueue_single("insights", project_id)
+
+    def kick_reasons(self, project_id: int) -> bool:
+        """Wake the writing of reasons into task data; False when one waits that will see what is to be written."""
+        return self._enqueue_single("reasons", project_id)
 
     def kick_train(self, project_id: int, training_id: int) -> bool:
         """Wake a training that the records want; False when it waits or runs already, or failed and rests."""

@@ -4,6 +4,7 @@
     embed           engine.embed_pool, a chunk a job, until nothing remains
     predict         engine.predict for tasks somebody waits for
     insights        engine.insights, after an update that changed something, or when somebody asks
+    reasons         engine.reasons, after an update, a few seconds a job, until nothing remains
     reconcile       engine.reconcile
     sync            engine.sync
     train           engine.deep, in a process of its own, for a training that the records want
@@ -49,6 +50,8 @@ _MODULES = {
 }
 _INSIGHTS_S = 20.0
 """Seconds between two insights into a project that nobody has asked for."""
+_REASONS_S = 3.0
+"""Seconds of writing reasons before other work of the embed worker has its turn: somebody may wait for a prediction."""
 _SYNC_WAITS_S = 120.0  # behind an update that runs in another worker
 _log = logs.get(__name__)
 
@@ -165,6 +168,21 @@ def insights(project_id: int) -> None:
     _run(_Run("insights", project_id, lock=f"insights-{project_id}"), body)
 
 
+def reasons(project_id: int) -> None:
+    """Write the reasons of the window in force into the task data, and take those out that are over."""
+
+    def body(context: Context) -> None:
+        from ls_backend.engine import reasons as engine_reasons  # noqa: PLC0415 - slow to import
+
+        if context.store.projects.get(project_id) is None:
+            return
+        engine_reasons.write(context, project_id, budget_s=_REASONS_S)
+        if engine_reasons.due(context.store, project_id):
+            _queues(context.settings).kick_reasons(project_id)
+
+    _run(_Run("reasons", project_id, lock=f"reasons-{project_id}"), body)
+
+
 def train(project_id: int, training_id: int) -> None:
     """Carry out a training that the records want, then have what it made look at the pool."""
 
@@ -242,8 +260,7 @@ def _wake_followers(settings: Settings, run: _Run) -> None:
             queues.kick_embed(run.project_id)
         if run.kind in ("update", "reconcile") and not behind:  # a foreign model may have been mended meanwhile
             _want_deeper(settings, run.project_id)
-        if run.kind in ("update", "reconcile", "insights"):
-            _want_insights(settings, run.project_id)
+        _want_shown(settings, run)
         for training in store.trainings.open(run.project_id) if run.kind in ("update", "train", "judge") else ():
             queues.kick_train(run.project_id, training.training_id)
     except Exception:  # noqa: BLE001 - the job itself is done, and the supervisor makes up for this
@@ -261,6 +278,14 @@ def _want_deeper(settings: Settings, project_id: int) -> None:
         _queues(settings).kick_judge(project_id, control)
 
 
+def _want_shown(settings: Settings, run: _Run) -> None:
+    """Have what people look at follow what this run has changed."""
+    if run.kind in ("update", "reconcile", "insights"):
+        _want_insights(settings, run.project_id)
+    if run.kind in ("update", "reconcile"):
+        _want_reasons(settings, run.project_id)
+
+
 def _want_insights(settings: Settings, project_id: int) -> None:
     """Have the insights made anew when what they were made from has changed, now and then: people only look at them."""
     from ls_backend.engine.insights import due  # noqa: PLC0415 - slow to import
@@ -270,6 +295,15 @@ def _want_insights(settings: Settings, project_id: int) -> None:
         return
     if queues.claim(f"insights-{project_id}", seconds=_INSIGHTS_S):  # what is refused here comes after the next job
         queues.kick_insights(project_id)
+
+
+def _want_reasons(settings: Settings, project_id: int) -> None:
+    """Have reasons written or removed, where an update or the settings call for it."""
+    from ls_backend.engine.reasons import due  # noqa: PLC0415 - slow to import
+
+    queues = _queues(settings)
+    if not queues.resting("reasons", project_id) and due(_context(settings).store, project_id):
+        queues.kick_reasons(project_id)
 
 
 def _subject(run: _Run) -> str:
@@ -294,7 +328,9 @@ def _record(settings: Settings, run: _Run, error: Exception) -> None:
     message = str(error) or type(error).__name__
     try:
         _queues(settings).record_failure(run.kind, run.project_id, code=code, message=message, hint=hint)
-        level = "warning" if run.kind == "insights" else "error"  # people see less, and nothing waits for it
+        level = (
+            "warning" if run.kind in ("insights", "reasons") else "error"
+        )  # people see less, and nothing waits for it
         finding = Finding(code, level, _subject(run), message, hint)
         _context(settings).store.problems.report(run.project_id, finding)
     except Exception:  # noqa: BLE001 - the record of a failure must not become another one

@@ -221,7 +221,7 @@ class Client(Transport):
         return int(answer["deleted_predictions"])
 
     def ensure_order_tab(self, pid: int, field: str) -> Literal["created", "kept"]:
-        """Make sure that the Data Manager has a tab of the labelling queue; one of its title stays as its owner left it.
+        """Make sure that the Data Manager has a tab of the labelling queue; one of its title stays as it is.
 
         Args:
             pid: Project.
