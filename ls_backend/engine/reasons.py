@@ -12,7 +12,6 @@ most likely has open is left alone: his editor would not show the text anyway.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ls_backend import logs
@@ -98,10 +97,10 @@ def write(context: Context, project_id: int, *, budget_s: float) -> int:
     begun = aim.as_content(done=False)
     store.insights.put(project_id, KIND, begun)  # before the first task, or nobody would know what to take back
     written = 0
-    for task_id, text in _to_do(context, project, aim):
+    for place, (task_id, text) in enumerate(_to_do(context, project, aim)):
         found = store.insights.get(project_id, KIND)
         moved_on = found is None or found.content != begun or _aim(context.project(project_id)).window != aim.window
-        if moved_on or time.monotonic() > deadline:
+        if moved_on or (place > 0 and time.monotonic() > deadline):  # one at least, or there would be no end
             return written
         written += _say(context, project, task_id, text)
     store.insights.put(project_id, KIND, aim.as_content(done=True))
@@ -144,7 +143,7 @@ def shown(context: Context, project_id: int) -> Shown:
         on=context.project_settings(project).reasons,
         header=reason_header.shows_reason(config),
         tasks=len(context.store.tasks.texts(project_id, FIELD)),
-        to_do=len(list(_to_do(context, project, _aim(project)))),
+        to_do=len(_to_do(context, project, _aim(project))),
     )
 
 
@@ -172,7 +171,7 @@ def _aim(project: Project) -> _Aim:
     return _Aim(project.window_version, project.done_generation) if settings.reasons else _Aim(None, 0)
 
 
-def _to_do(context: Context, project: Project, aim: _Aim) -> Iterable[tuple[int, str | None]]:
+def _to_do(context: Context, project: Project, aim: _Aim) -> list[tuple[int, str | None]]:
     """Return the tasks to change and what they are to say, None for nothing, the next task first."""
     store = context.store
     rows = [] if aim.window is None else store.windows.rows(project.id, aim.window)
@@ -181,7 +180,7 @@ def _to_do(context: Context, project: Project, aim: _Aim) -> Iterable[tuple[int,
     texts = store.tasks.texts(project.id, FIELD)
     is_open = set(promised(context, project.id))
     changes = [(task_id, reason) for task_id, reason in wanted.items() if texts.get(task_id) != reason]
-    over = [(task_id, None) for task_id in texts if task_id not in wanted]
+    over: list[tuple[int, str | None]] = [(task_id, None) for task_id in texts if task_id not in wanted]
     return [(task_id, text) for task_id, text in [*changes, *over] if task_id not in is_open]
 
 
