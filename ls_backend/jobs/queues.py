@@ -272,6 +272,18 @@ class Queues:
         with self._talking():
             return {name: int(self._redis.llen(queue.key)) for name, queue in self._queues.items()}
 
+    def workers(self) -> dict[str, int]:
+        """Workers that live, by queue name."""
+        with self._talking():
+            return {name: sum(self._live(name)) for name in self._queues}
+
+    def _live(self, queue: str) -> list[bool]:
+        members = cast("set[bytes]", self._redis.smembers(f"rq:workers:{queue}"))
+        pipeline = self._redis.pipeline()
+        for member in members:
+            pipeline.exists(alive_key(member.decode().removeprefix("rq:worker:")))
+        return [bool(found) for found in pipeline.execute()]
+
     def jobs(self) -> tuple[Job, ...]:
         """Return the jobs that run, then those that wait in the order in which they will be taken, queue by queue."""
         with self._talking():
@@ -416,6 +428,11 @@ def wanted_key(kind: str, project_id: int) -> str:
 def failures_key(project_id: int) -> str:
     """Key of the last failure by kind."""
     return f"lsb:failures:{project_id}"
+
+
+def alive_key(worker_name: str) -> str:
+    """Key that exists while a worker lives."""
+    return f"lsb:alive:{worker_name}"
 
 
 def answer_key(job_id: str) -> str:
