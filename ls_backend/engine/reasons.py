@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from ls_backend import logs
 from ls_backend.engine.context import Context
@@ -58,8 +59,9 @@ class _Aim:
     window: str | None
     generation: int
 
-    def as_content(self, *, done: bool) -> dict[str, object]:
-        return {"window": self.window, "generation": self.generation, "done": done}
+    def with_state(self, state: Literal["begun", "done", "removed"]) -> dict[str, object]:
+        """Return what is kept of it: "removed" means that nothing is to be done until another window or update."""
+        return {"window": self.window, "generation": self.generation, "state": state}
 
 
 def due(store: Store, project_id: int) -> bool:
@@ -69,9 +71,21 @@ def due(store: Store, project_id: int) -> bool:
         return False
     found = store.insights.get(project_id, KIND)
     aim = _aim(project)
-    if aim.window is None and (found is None or found.content == _Aim(None, 0).as_content(done=True)):
-        return False  # where reasons were never wanted, or are all gone, nothing is looked at
-    return found is None or found.content != aim.as_content(done=True)
+    if found is None:
+        return aim.window is not None  # where reasons were never wanted, nothing is looked at
+    return found.content not in (aim.with_state("done"), aim.with_state("removed"))
+
+
+def look_again(context: Context, project: Project) -> None:
+    """Compare the task data as last read with what they should say; for now and then.
+
+    A read that began before a reason was written may be stored after it, and then nobody knows of that reason until the
+    task is read again. And what somebody had open may be free now.
+    """
+    found = context.store.insights.get(project.id, KIND)
+    aim = _aim(project)
+    if found is not None and found.content == aim.with_state("done") and _to_do(context, project, aim):
+        context.store.insights.put(project.id, KIND, aim.with_state("begun"))
 
 
 def write(context: Context, project_id: int, *, budget_s: float) -> int:
@@ -94,7 +108,7 @@ def write(context: Context, project_id: int, *, budget_s: float) -> int:
     deadline = time.monotonic() + budget_s
     store, project = context.store, context.project(project_id)
     aim = _aim(project)
-    begun = aim.as_content(done=False)
+    begun = aim.with_state("begun")
     store.insights.put(project_id, KIND, begun)  # before the first task, or nobody would know what to take back
     written = 0
     for place, (task_id, text) in enumerate(_to_do(context, project, aim)):
@@ -103,7 +117,7 @@ def write(context: Context, project_id: int, *, budget_s: float) -> int:
         if moved_on or (place > 0 and time.monotonic() > deadline):  # one at least, or there would be no end
             return written
         written += _say(context, project, task_id, text)
-    store.insights.put(project_id, KIND, aim.as_content(done=True))
+    store.insights.put(project_id, KIND, aim.with_state("done"))
     if written:
         log.info("reasons written", project=project_id, window=aim.window, tasks=written)
     return written
@@ -120,7 +134,7 @@ def remove(context: Context, project_id: int) -> int:
         Rejected: Label Studio refuses the token.
     """
     project = context.project(project_id)
-    context.store.insights.put(project_id, KIND, _aim(project).as_content(done=True))  # ends a run that is writing
+    context.store.insights.put(project_id, KIND, _aim(project).with_state("removed"))  # ends a run that is writing
     removed = 0
     tried: set[int] = set()
     while left := context.store.tasks.texts(project_id, FIELD).keys() - tried:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from ls_backend import logs
 from ls_backend.domain import ORDERED_SAMPLING, Finding, ProjectState
-from ls_backend.engine import backbones, publishing
+from ls_backend.engine import backbones, publishing, reasons
 from ls_backend.engine.context import Context
 from ls_backend.engine.sync import sync_until_counts_agree
 from ls_backend.errors import Rejected
@@ -43,6 +43,7 @@ def reconcile(context: Context, project_id: int) -> None:
     _check_webhook(context, project)
     _check_overlap(context, state)
     _check_header(context, state, settings)
+    reasons.look_again(context, project)
     queue_moved = _check_order(context, project, state, settings)
     publishing.collect(context, project, budget_s=COLLECT_S)
     now = datetime.now(UTC)

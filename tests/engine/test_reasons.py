@@ -120,6 +120,20 @@ def test_a_run_that_is_cut_short_has_done_the_next_tasks_and_is_due_again(make_l
     assert said(lab) == ranked(lab)
 
 
+def test_a_reason_that_a_late_read_has_hidden_is_found_by_a_comparison(make_lab):
+    lab = make_lab(20, labelled=6, window=5, reasons=True)
+    lab.update()
+    late = lab.tasks[-1] if lab.tasks[-1] not in lab.window.task_ids else lab.tasks[-2]
+    write_all(lab)
+    lab.client.update_task(late, {"image": lab.images[late], FIELD: "of an earlier window"})
+    lab.reconcile()
+    assert due(lab.context.store, lab.pid)
+    write_all(lab)
+    assert late not in said(lab)
+    lab.reconcile()
+    assert not due(lab.context.store, lab.pid)
+
+
 def test_turning_the_setting_off_takes_every_reason_back(make_lab):
     lab = make_lab(20, labelled=6, window=5, reasons=True)
     lab.update()
@@ -142,6 +156,7 @@ def test_reasons_removed_for_an_export_stay_away_until_the_next_update(make_lab)
     write_all(lab)
     assert remove(lab.context, lab.pid) == 5
     assert said(lab) == {}
+    lab.reconcile()
     assert not due(lab.context.store, lab.pid)
     exported = lab.client.get(f"/api/projects/{lab.pid}/export", {"exportType": "JSON", "download_all_tasks": "true"})
     assert [sorted(task["data"]) for task in exported] == [["image"]] * 20
