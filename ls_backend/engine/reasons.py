@@ -5,8 +5,10 @@ who ask for it (the setting `reasons`), for the tasks of the window in force onl
 from tasks that are labelled, from tasks that left the window, from all when the setting is turned off.
 
 Label Studio replaces the data of a task as a whole. What is written is what was read a moment before, with our field
-changed; who changes the same task by the API within these milliseconds loses his change. A task that an annotator
-most likely has open is left alone: his editor would not show the text anyway.
+changed; who changes the same task by the API within these milliseconds loses his change. It also saves the task's other
+columns as it has read them: a submit within these milliseconds may leave the task marked as unlabelled until its next
+annotation. So a task that an annotator most likely has open is left alone; what remains is somebody nobody knows of
+yet, who submits in that very moment.
 """
 
 from __future__ import annotations
@@ -189,10 +191,10 @@ def _to_do(context: Context, project: Project, aim: _Aim) -> list[tuple[int, str
     """Return the tasks to change and what they are to say, None for nothing, the next task first."""
     store = context.store
     rows = [] if aim.window is None else store.windows.rows(project.id, aim.window)
-    waiting = store.tasks.available(project.id, with_skipped=True) if rows else set()
+    waiting = store.tasks.available(project.id, with_skipped=True)
     wanted = {row.task_id: row.reason for row in rows if row.task_id in waiting}
     texts = store.tasks.texts(project.id, FIELD)
-    is_open = set(promised(context, project.id))
+    is_open = waiting & set(promised(context, project.id))
     changes = [(task_id, reason) for task_id, reason in wanted.items() if texts.get(task_id) != reason]
     over: list[tuple[int, str | None]] = [(task_id, None) for task_id in texts if task_id not in wanted]
     return [(task_id, text) for task_id, text in [*changes, *over] if task_id not in is_open]

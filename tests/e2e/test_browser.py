@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import warnings
 
@@ -248,3 +249,25 @@ def test_a_task_opened_from_its_row_can_be_submitted_after_flips_and_a_collectio
     assert status == 201
     kept = {row.prediction_id for row in lab.client.predictions(lab.pid, "al-kept")}
     assert sent["parent_prediction"] in kept, "the collection was not put to the test"
+
+
+def test_the_annotator_reads_above_the_image_why_a_task_is_next(page, lab, stack, label_studio, wait_for):
+    settings = {"min_labels": 4, "reasons": True}
+    stack.command("connect", "--project", str(lab.pid), "--settings", json.dumps(settings))
+    stack.command("reasons", "--project", str(lab.pid), "--add-header")
+
+    def reason():
+        first = lab.head(1)[0]
+        return lab.client.some_tasks(lab.pid, [first])[first].data.get("al_reason")
+
+    expected = wait_for("the next task has a reason", reason, 60)
+    page.open_project()
+    tabs = page.page.locator(".lsf-tabs-dm__tab, .dm-tabs-dm__tab, [class*=tabs-dm__tab]")
+    assert any("Labelling order" in text for text in tabs.all_inner_texts())
+    task = page.label_all()
+    assert task["data"]["al_reason"] == expected
+    line = page.page.get_by_text(expected, exact=True).first
+    line.wait_for()
+    image = page.page.locator("img").filter(visible=True).first
+    assert line.bounding_box()["y"] < image.bounding_box()["y"]
+    assert page.press(SUBMIT)[0] == 201
