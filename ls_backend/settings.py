@@ -327,6 +327,12 @@ class ProjectSettings(Words):
     retrain_after: int = Field(default=1, ge=1, le=100_000, description="New labels before the model is refitted.")
     min_labels: int = Field(default=10, ge=2, le=100_000, description="Labels before the first model is trained.")
     prelabel: bool = Field(default=True, description="Show the model's prediction as pre-annotation.")
+    reasons: bool = Field(
+        default=False,
+        description="Write why each task of the queue is next into its task data, as `al_reason`, for annotators to "
+        "read. The labelling interface must show it: `ls-backend reasons --add-header`. It goes into exports until it "
+        "is removed.",
+    )
     manage_queue: bool = Field(
         default=True,
         description="Keep Label Studio's sampling mode and model version on our queue; false: only report.",

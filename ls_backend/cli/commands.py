@@ -73,8 +73,11 @@ def connect(
     project: ProjectId,
     title: Annotated[str, typer.Option(help="Name of the ML backend in Label Studio.")] = "ls_backend",
     settings: Annotated[str | None, typer.Option(help="Project settings as JSON; unset keeps those in force.")] = None,
+    no_tab: Annotated[
+        bool, typer.Option("--no-tab", help="Make no tab in the Data Manager that lists the labelling queue.")
+    ] = False,
 ) -> None:
-    """Connect a project: ML backend, webhook, sampling mode, first ranking. Safe to repeat."""
+    """Connect a project: ML backend, webhook, sampling mode, tab, first ranking. Safe to repeat."""
     from ls_backend.engine.connect import connect as run_connect  # noqa: PLC0415 - slow to import
     from ls_backend.settings import ProjectSettings  # noqa: PLC0415 - only here
 
@@ -83,7 +86,7 @@ def connect(
         ProjectSettings.from_extra_params(settings)
         extra = json.loads(settings) if settings else {}
     context = open_context()
-    for step in run_connect(context, project, title=title, extra_params=extra, who=user()):
+    for step in run_connect(context, project, title=title, extra_params=extra, who=user(), tab=not no_tab):
         out.print(f"{step.name}: {escape(step.outcome)}")
     kick(context, project)
 

@@ -10,7 +10,7 @@ from ls_backend.domain import ORDERED_SAMPLING
 from ls_backend.engine import configure
 from ls_backend.engine.context import Context
 from ls_backend.errors import Rejected, SettingsError
-from ls_backend.labelstudio import label_config
+from ls_backend.labelstudio import label_config, order_tab
 from ls_backend.settings import ProjectSettings
 
 TITLE = "ls_backend"
@@ -31,8 +31,9 @@ def connect(
     title: str = TITLE,
     extra_params: dict[str, Any] | None = None,
     who: str = configure.ANONYMOUS,
+    tab: bool = True,
 ) -> list[Step]:
-    """Connect a Label Studio project: ML backend, webhook with a secret, sampling mode; the first ranking is asked for.
+    """Connect a Label Studio project: ML backend, webhook with a secret, sampling mode, a tab; a ranking is asked for.
 
     Args:
         context: Settings with LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, store.
@@ -40,6 +41,7 @@ def connect(
         title: Name of the ML backend in Label Studio; one that exists keeps its own.
         extra_params: Project settings; None keeps those in force.
         who: Name of the user, for the history of settings.
+        tab: Whether the Data Manager is to have a tab that lists the labelling queue.
 
     Raises:
         SettingsError: The settings are wrong, or Label Studio may not call private addresses.
@@ -78,6 +80,8 @@ def connect(
     if changes:
         client.update_project(project_id, **changes)
     steps.append(Step("sampling", "set" if changes else "kept"))
+    if tab:
+        steps.append(Step("tab", f"{order_tab.TITLE}: {client.ensure_order_tab(project_id, schema.field)}"))
     context.store.projects.bump(project_id)
     steps.append(Step("ranking", "asked for"))
     return steps

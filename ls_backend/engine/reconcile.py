@@ -12,11 +12,12 @@ from datetime import UTC, datetime, timedelta
 
 from ls_backend import logs
 from ls_backend.domain import ORDERED_SAMPLING, Finding, ProjectState
-from ls_backend.engine import backbones, publishing
+from ls_backend.engine import backbones, publishing, reasons
 from ls_backend.engine.context import Context
 from ls_backend.engine.sync import sync_until_counts_agree
 from ls_backend.errors import Rejected
 from ls_backend.labelstudio import publish
+from ls_backend.labelstudio.reason_header import FIELD, shows_reason
 from ls_backend.settings import ProjectSettings
 from ls_backend.store import Project
 
@@ -41,6 +42,8 @@ def reconcile(context: Context, project_id: int) -> None:
     settings = context.project_settings(project)
     _check_webhook(context, project)
     _check_overlap(context, state)
+    _check_header(context, state, settings)
+    reasons.look_again(context, project)
     queue_moved = _check_order(context, project, state, settings)
     publishing.collect(context, project, budget_s=COLLECT_S)
     now = datetime.now(UTC)
@@ -163,6 +166,23 @@ def _check_overlap(context: Context, state: ProjectState) -> None:
         )
     else:
         context.store.problems.resolve(state.project_id, "overlap")
+
+
+def _check_header(context: Context, state: ProjectState, settings: ProjectSettings) -> None:
+    if settings.reasons and not shows_reason(state.label_config):
+        context.store.problems.report(
+            state.project_id,
+            Finding(
+                "reasons-no-header",
+                "warning",
+                "labelling interface",
+                f"The setting reasons is on, but nothing in the labelling interface shows ${FIELD}, so no annotator "
+                "sees a reason.",
+                f"Run `ls-backend reasons --project {state.project_id} --add-header`, or set reasons to false.",
+            ),
+        )
+    else:
+        context.store.problems.resolve(state.project_id, "reasons-no-header")
 
 
 def _check_webhook(context: Context, project: Project) -> None:

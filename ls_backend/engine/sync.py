@@ -8,9 +8,10 @@ the counts disagree.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from ls_backend import logs
 from ls_backend.domain import Annotation, Finding, LabelSchema, ProjectState, Task
@@ -18,6 +19,7 @@ from ls_backend.engine.context import Context
 from ls_backend.errors import ConfigUnsupported, LabelUnknown, Rejected
 from ls_backend.labelstudio import label_config
 from ls_backend.labelstudio.client import Client
+from ls_backend.labelstudio.reason_header import FIELD
 from ls_backend.store import LabelledTask, Project
 
 log = logs.get(__name__)
@@ -34,7 +36,7 @@ class Synced:
         project: The record after the sync.
         state: The project in Label Studio; None when it is gone.
         schema: What can be learned; None when nothing can.
-        changed: Tasks read.
+        changed: Tasks that were not as they were known.
     """
 
     project: Project
@@ -123,8 +125,34 @@ def image_field(config: str | None) -> str | None:
 
 def _read_changed(context: Context, client: Client, project_id: int, schema: LabelSchema, since: datetime) -> int:
     tasks = client.changed_tasks(project_id, since - OVERLAP)
+    changed = _news(context, project_id, [task for task in tasks if task.updated_at > since])
     _store(context, project_id, schema, tasks)
-    return sum(task.updated_at > since for task in tasks)
+    return changed
+
+
+def _news(context: Context, project_id: int, tasks: list[Task]) -> int:
+    """Count the tasks that say something new. Our own reasons and predictions move `updated_at`, too."""
+    ids = [task.task_id for task in tasks]
+    data = context.store.tasks.data(project_id, ids)
+    annotations = context.store.tasks.annotations(project_id, ids)
+    waiting = context.store.tasks.available(project_id, with_skipped=True) if tasks else set()
+
+    def is_known(task: Task) -> bool:
+        return (
+            _without_reason(data.get(task.task_id)) == _without_reason(task.data)
+            and _stamps(annotations.get(task.task_id)) == _stamps(task.annotations)
+            and (task.task_id in waiting) == (not task.is_labeled and task.total_annotations == 0)
+        )
+
+    return sum(not is_known(task) for task in tasks)
+
+
+def _without_reason(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if data is None else {name: value for name, value in data.items() if name != FIELD}
+
+
+def _stamps(annotations: Iterable[Annotation] | None) -> set[tuple[int, datetime]]:
+    return {(one.annotation_id, one.updated_at) for one in annotations or ()}
 
 
 def _read_all(context: Context, client: Client, project_id: int, schema: LabelSchema) -> int:

@@ -45,6 +45,7 @@ TIMEOUT_S = {
     "predict": 120,
     "insights": 120,
     "preview": 120,
+    "reasons": 120,
     "train": _DAYS_S,
     "judge": _DAYS_S,
     "advice": 1800,
@@ -60,6 +61,7 @@ KIND_QUEUES = {
     "predict": EMBED,
     "insights": EMBED,
     "preview": RANK,
+    "reasons": EMBED,
     "train": TRAIN,
     "judge": TRAIN,
     "advice": TRAIN,
@@ -73,6 +75,7 @@ _FUNCTIONS = {
     "predict": "ls_backend.jobs.tasks.predict",
     "insights": "ls_backend.jobs.tasks.insights",
     "preview": "ls_backend.jobs.tasks.preview",
+    "reasons": "ls_backend.jobs.tasks.reasons",
     "train": "ls_backend.jobs.tasks.train",
     "judge": "ls_backend.jobs.tasks.judge",
     "advice": "ls_backend.jobs.tasks.advice",
@@ -105,8 +108,8 @@ class Failure:
     """Why the last run of a kind of job failed; gone with the next success.
 
     Attributes:
-        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "preview", "train", "judge", "advice" or
-            "savings".
+        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "preview", "reasons", "train", "judge",
+            "advice" or "savings".
         code: Stable name of the error.
         at: When it failed.
     """
@@ -190,6 +193,10 @@ class Queues:
     def kick_insights(self, project_id: int) -> bool:
         """Wake the making of what people can see of embeddings and heads; False when one waits that will see it all."""
         return self._enqueue_single("insights", project_id)
+
+    def kick_reasons(self, project_id: int) -> bool:
+        """Wake the writing of reasons into task data; False when one waits that will see what is to be written."""
+        return self._enqueue_single("reasons", project_id)
 
     def kick_train(self, project_id: int, training_id: int) -> bool:
         """Wake a training that the records want; False when it waits or runs already, or failed and rests."""
@@ -298,6 +305,18 @@ class Queues:
         """Jobs that wait, by queue name."""
         with self._talking():
             return {name: int(self._redis.llen(queue.key)) for name, queue in self._queues.items()}
+
+    def workers(self) -> dict[str, int]:
+        """Workers that live, by queue name."""
+        with self._talking():
+            return {name: sum(self._live(name)) for name in self._queues}
+
+    def _live(self, queue: str) -> list[bool]:
+        members = cast("set[bytes]", self._redis.smembers(f"rq:workers:{queue}"))
+        pipeline = self._redis.pipeline()
+        for member in members:
+            pipeline.exists(alive_key(member.decode().removeprefix("rq:worker:")))
+        return [bool(found) for found in pipeline.execute()]
 
     def jobs(self) -> tuple[Job, ...]:
         """Return the jobs that run, then those that wait in the order in which they will be taken, queue by queue."""
@@ -443,6 +462,11 @@ def wanted_key(kind: str, project_id: int) -> str:
 def failures_key(project_id: int) -> str:
     """Key of the last failure by kind."""
     return f"lsb:failures:{project_id}"
+
+
+def alive_key(worker_name: str) -> str:
+    """Key that exists while a worker lives."""
+    return f"lsb:alive:{worker_name}"
 
 
 def answer_key(job_id: str) -> str:

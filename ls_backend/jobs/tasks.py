@@ -5,6 +5,7 @@
     predict         engine.predict for tasks somebody waits for
     preview         engine.preview for settings somebody tries out
     insights        engine.insights, after an update that changed something, or when somebody asks
+    reasons         engine.reasons, after an update, a few seconds a job, until nothing remains
     reconcile       engine.reconcile
     sync            engine.sync
     train           engine.deep, in a process of its own, for a training that the records want
@@ -54,6 +55,8 @@ _INSIGHTS_S = 20.0
 """Seconds between two insights into a project that nobody has asked for."""
 _ADVICE_S = 60.0
 """Seconds after which advice is tried again where it could not be made."""
+_REASONS_S = 3.0
+"""Seconds of writing reasons before other work of the embed worker has its turn: somebody may wait for a prediction."""
 _SYNC_WAITS_S = 120.0  # behind an update that runs in another worker
 _log = logs.get(__name__)
 
@@ -181,6 +184,21 @@ def insights(project_id: int) -> None:
     _run(_Run("insights", project_id, lock=f"insights-{project_id}"), body)
 
 
+def reasons(project_id: int) -> None:
+    """Write the reasons of the window in force into the task data, and take those out that are over."""
+
+    def body(context: Context) -> None:
+        from ls_backend.engine import reasons as engine_reasons  # noqa: PLC0415 - slow to import
+
+        if context.store.projects.get(project_id) is None:
+            return
+        engine_reasons.write(context, project_id, budget_s=_REASONS_S)
+        if engine_reasons.due(context.store, project_id):
+            _queues(context.settings).kick_reasons(project_id)
+
+    _run(_Run("reasons", project_id, lock=f"reasons-{project_id}"), body)
+
+
 def train(project_id: int, training_id: int) -> None:
     """Carry out a training that the records want, then have what it made look at the pool."""
 
@@ -276,8 +294,7 @@ def _wake_followers(settings: Settings, run: _Run) -> None:
             queues.kick_embed(run.project_id)
         if run.kind in ("update", "reconcile") and not behind:  # a foreign model may have been mended meanwhile
             _want_deeper(settings, run.project_id)
-        if run.kind in ("update", "reconcile", "insights"):
-            _want_insights(settings, run.project_id)
+        _want_shown(settings, run)
         for training in store.trainings.open(run.project_id) if run.kind in ("update", "train", "judge") else ():
             queues.kick_train(run.project_id, training.training_id)
     except Exception:  # noqa: BLE001 - the job itself is done, and the supervisor makes up for this
@@ -293,6 +310,14 @@ def _want_deeper(settings: Settings, project_id: int) -> None:
     deep.ask(context, project_id)
     for control in engine_judge.due(context, project_id):
         _queues(settings).kick_judge(project_id, control)
+
+
+def _want_shown(settings: Settings, run: _Run) -> None:
+    """Have what people look at follow what this run has changed."""
+    if run.kind in ("update", "reconcile", "insights"):
+        _want_insights(settings, run.project_id)
+    if run.kind in ("update", "reconcile"):
+        _want_reasons(settings, run.project_id)
 
 
 def _want_insights(settings: Settings, project_id: int) -> None:
@@ -314,6 +339,15 @@ def _want_advice(settings: Settings, project_id: int) -> None:
     queues = _queues(settings)
     if due(_context(settings).store, project_id) and queues.claim(f"advice-{project_id}", seconds=_ADVICE_S):
         queues.kick_advice(project_id)
+
+
+def _want_reasons(settings: Settings, project_id: int) -> None:
+    """Have reasons written or removed, where an update or the settings call for it."""
+    from ls_backend.engine.reasons import due  # noqa: PLC0415 - slow to import
+
+    queues = _queues(settings)
+    if not queues.resting("reasons", project_id) and due(_context(settings).store, project_id):
+        queues.kick_reasons(project_id)
 
 
 def _subject(run: _Run) -> str:
@@ -339,7 +373,7 @@ def _record(settings: Settings, run: _Run, error: Exception) -> None:
     try:
         _queues(settings).record_failure(run.kind, run.project_id, code=code, message=message, hint=hint)
         # People see less, and nothing waits for it.
-        level = "warning" if run.kind in ("insights", "preview", "advice", "savings") else "error"
+        level = "warning" if run.kind in ("insights", "preview", "reasons", "advice", "savings") else "error"
         finding = Finding(code, level, _subject(run), message, hint)
         _context(settings).store.problems.report(run.project_id, finding)
     except Exception:  # noqa: BLE001 - the record of a failure must not become another one

@@ -21,7 +21,7 @@ from rq.job import Job
 from ls_backend import leash, logs
 from ls_backend.errors import SettingsError
 from ls_backend.jobs import reaper, tasks
-from ls_backend.jobs.queues import NAMES, SERIALIZER, redis_url
+from ls_backend.jobs.queues import NAMES, SERIALIZER, alive_key, redis_url
 from ls_backend.settings import Settings
 
 _WORKER_TTL_S = 20  # RQ waits for a job 15 s less than this, so a worker looks at its signals every 5 s
@@ -88,7 +88,7 @@ def _beat(settings: Settings, name: str, ended: threading.Event) -> None:
     connection = _connection(settings)
     while not ended.is_set():
         try:
-            connection.set(reaper.alive_key(name), reaper.sign_of_life(), ex=reaper.ALIVE_TTL_S)
+            connection.set(alive_key(name), reaper.sign_of_life(), ex=reaper.ALIVE_TTL_S)
         except redis.RedisError as error:
             _log.debug("no sign of life given", error=str(error))
         ended.wait(reaper.ALIVE_EVERY_S)

@@ -15,7 +15,7 @@ import httpx
 
 from ls_backend.domain import Annotation, Prediction, ProjectState, Task
 from ls_backend.errors import LabelStudioError, Rejected
-from ls_backend.labelstudio import accounts, records
+from ls_backend.labelstudio import accounts, order_tab, records
 from ls_backend.labelstudio.records import MlBackend, PredictionRow, Webhook
 from ls_backend.labelstudio.transport import BULK_TIMEOUT_S, Transport
 
@@ -85,6 +85,21 @@ class Client(Transport):
     def task_ids(self, pid: int) -> set[int]:
         """Return the ids of all tasks of a project."""
         return {int(row["id"]) for row in self._all_tasks(pid, "id")}
+
+    def some_tasks(self, pid: int, task_ids: Collection[int]) -> dict[int, Task]:
+        """Read a few tasks as they are now, without their annotations; those that are gone are left out."""
+        return {
+            int(row["id"]): records.task(row) for row in self._selected(pid, task_ids, {"include": records.TASK_FIELDS})
+        }
+
+    def _selected(self, pid: int, task_ids: Collection[int], fields: dict[str, str]) -> list[dict[str, Any]]:
+        if not task_ids:
+            return []  # Label Studio would answer all of them
+        query = {"selectedItems": {"all": False, "included": sorted(task_ids)}}
+        params = {"project": pid, "page": 1, "page_size": len(task_ids), "resolve_uri": "false"}
+        params |= {"query": json.dumps(query), **fields}
+        rows: list[dict[str, Any]] = self.get("/api/tasks/", params, timeout_s=BULK_TIMEOUT_S)["tasks"]
+        return rows
 
     def _all_tasks(self, pid: int, include: str) -> Iterator[dict[str, Any]]:
         last = 0
@@ -169,10 +184,7 @@ class Client(Transport):
 
         Costs about 2 ms a prediction of those tasks, of whatever version, and does not depend on the project's size.
         """
-        query = {"selectedItems": {"all": False, "included": sorted(task_ids)}}
-        params = {"project": pid, "page": 1, "page_size": len(task_ids), "resolve_uri": "false", "fields": "all"}
-        params |= {"include": "id,predictions", "query": json.dumps(query)}
-        tasks = self.get("/api/tasks/", params, timeout_s=BULK_TIMEOUT_S)["tasks"] if task_ids else []
+        tasks = self._selected(pid, task_ids, {"fields": "all", "include": "id,predictions"})
         found = [row for task in tasks for row in task["predictions"] if row["model_version"] == version]
         return {int(row["task"]): int(row["id"]) for row in sorted(found, key=lambda row: int(row["id"]))}
 
@@ -207,6 +219,22 @@ class Client(Transport):
         path = f"/api/projects/{pid}/model-versions"
         answer = self.call("DELETE", path + "/", body={"model_version": version}, timeout_s=BULK_TIMEOUT_S)
         return int(answer["deleted_predictions"])
+
+    def ensure_order_tab(self, pid: int, field: str) -> Literal["created", "kept"]:
+        """Make sure that the Data Manager has a tab of the labelling queue; one of its title stays as it is.
+
+        Args:
+            pid: Project.
+            field: Field of the task data that is labelled.
+        """
+        views = self.get("/api/dm/views/", {"project": pid})
+        if any((row.get("data") or {}).get("title") == order_tab.TITLE for row in views):
+            return "kept"
+        if not views:
+            first = {"title": order_tab.FIRST_TITLE, "type": "list", "target": "tasks"}
+            self.call("POST", "/api/dm/views/", body={"project": pid, "data": first})
+        self.call("POST", "/api/dm/views/", body={"project": pid, "data": order_tab.contents(field)})
+        return "created"
 
     # -- how the project is connected to this backend --
 

@@ -421,6 +421,24 @@ class Tasks:
                 found.update((row.task_id, row.data) for row in connection.execute(statement))
         return found
 
+    def texts(self, project_id: int, name: str) -> dict[int, str]:
+        """Return a field of the task data, as text, of every task that has it; the lowest task id first."""
+        value = tasks.c.data[name].as_string()
+        statement = select(tasks.c.task_id, value).where(tasks.c.project_id == project_id, value.is_not(None))
+        with self._database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(statement.order_by(tasks.c.task_id))}
+
+    def set_text(self, project_id: int, task_id: int, name: str, text: str | None) -> None:
+        """Note that a field of the task data was changed in Label Studio by us; None takes the field out."""
+        mine = (tasks.c.project_id == project_id, tasks.c.task_id == task_id)
+        with self._database.write() as connection:
+            data = connection.scalar(select(tasks.c.data).where(*mine).with_for_update())
+            if data is None:
+                return  # deleted meanwhile
+            rest = {key: value for key, value in data.items() if key != name}
+            changed = rest if text is None else {**rest, name: text}
+            connection.execute(update(tasks).where(*mine).values(data=changed))
+
     def columns(
         self, project_id: int, task_ids: Sequence[int], names: Iterable[str]
     ) -> dict[str, npt.NDArray[np.object_]]:

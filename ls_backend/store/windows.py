@@ -7,12 +7,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from ls_backend.domain import Window
 from ls_backend.errors import StoreError
 from ls_backend.store.database import Database, chunks, replace_rows
-from ls_backend.store.schema import kept_predictions, projects, window_rows, windows
+from ls_backend.store.schema import kept_predictions, projects, tasks, window_rows, windows
 
 REASONS_KEPT = 200  # windows whose tasks and reasons stay after their rows have left Label Studio
 
@@ -154,6 +167,30 @@ class Windows:
         with self._database.read() as connection:
             found = connection.execute(statement.order_by(window_rows.c.rank)).mappings()
             return [_row(row) for row in found]
+
+    def places(self, project_id: int, version: str, task_ids: Iterable[int]) -> dict[int, tuple[int, str]]:
+        """Return (rank, reason) of some tasks, by task id; those that are not in the window are left out."""
+        columns = (window_rows.c.task_id, window_rows.c.rank, window_rows.c.reason)
+        mine = (window_rows.c.project_id == project_id, window_rows.c.version == version)
+        found: dict[int, tuple[int, str]] = {}
+        with self._database.read() as connection:
+            for batch in chunks(task_ids):
+                for row in connection.execute(select(*columns).where(*mine, window_rows.c.task_id.in_(batch))):
+                    found[row.task_id] = (row.rank, row.reason)
+        return found
+
+    def left(self, project_id: int, version: str) -> tuple[int, int]:
+        """Return how many tasks of a window nobody has labelled or skipped yet, and how many it has."""
+        waits = and_(~tasks.c.is_labeled, tasks.c.total_annotations == 0, tasks.c.cancelled_annotations == 0)
+        same = and_(tasks.c.project_id == window_rows.c.project_id, tasks.c.task_id == window_rows.c.task_id)
+        statement = (
+            select(func.coalesce(func.sum(case((waits, 1), else_=0)), 0), func.count())
+            .select_from(window_rows.outerjoin(tasks, same))
+            .where(window_rows.c.project_id == project_id, window_rows.c.version == version)
+        )
+        with self._database.read() as connection:
+            left, whole = connection.execute(statement).one()
+        return int(left), int(whole)
 
     def collected(self, project_id: int, version: str, kept: Mapping[int, int], at: datetime) -> None:
         """Record that the predictions of an old window have left Label Studio, except the kept ones.

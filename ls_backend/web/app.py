@@ -31,6 +31,9 @@ webhook; that one is guarded by its own secret header."""
 
 REASON_LENGTH = 400
 
+LOGIN_REMEDY = "Choose Basic auth for the model and give those of BASIC_AUTH_USER and BASIC_AUTH_PASS."
+PATH_REMEDY = "Give the address without a path behind the port."
+
 WARM_AFTER_S = 0.5
 
 
@@ -78,7 +81,10 @@ def _authenticate(app: OpenAPI, settings: Settings) -> None:
         )
         if good:
             return None
-        return Response("Login required", 401, {"WWW-Authenticate": 'Basic realm="Login required"'})
+        answer = Response("Login required", 401, {"WWW-Authenticate": 'Basic realm="Login required"'})
+        what = "a wrong" if sent is not None else "no"
+        answer.status = f"401 {reason_phrase(f'ls_backend was given {what} user name or password. {LOGIN_REMEDY}')}"
+        return answer
 
     app.before_request(check)
 
@@ -114,6 +120,9 @@ def _explain_errors(app: OpenAPI) -> None:
         assert isinstance(error, HTTPException)
         answer = jsonify({"error": "http", "message": error.description})
         answer.status_code = error.code or 500
+        if error.code == HTTPStatus.NOT_FOUND and request.path.endswith(("/health", "/setup")):
+            # Only Label Studio asks for these, with what somebody has typed as the address in front.
+            answer.status = f"404 {reason_phrase(f'ls_backend has nothing at {request.path}. {PATH_REMEDY}')}"
         return answer
 
     def broken(error: Exception) -> BaseResponse:

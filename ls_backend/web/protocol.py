@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -26,8 +26,9 @@ from ls_backend.jobs.queues import Queues
 from ls_backend.labelstudio import label_config, wire
 from ls_backend.labelstudio.client import SECRET_HEADER
 from ls_backend.labelstudio.interactive import pointed_at
-from ls_backend.settings import ProjectSettings, Settings
+from ls_backend.settings import Settings
 from ls_backend.store import Project, Store
+from ls_backend.web.diagnosis import Diagnosis
 
 log = logs.get(__name__)
 
@@ -323,34 +324,32 @@ def answer_predict(backend: Backend, sent: wire.PredictRequest) -> dict[str, Any
     project = backend.store.projects.get(sent.project) if sent.project is not None else None
     task_ids = [task.id for task in sent.tasks]
     if project is None:
-        text = "project is not connected to this backend"
-        return {"results": [_empty("live:al-cold", text) for _ in sent.tasks]}
+        diagnosis = {"no_prediction": "the project is not connected to this backend"}
+        return {"results": [_empty("live:al-cold", diagnosis) for _ in sent.tasks]}
     name, version = backend.live_version(project.id)
+    diagnosed = Diagnosis(backend.store, backend.queues, project, version, task_ids)
     if version is None:
-        labels = backend.store.tasks.counts(project.id).labelled
-        needed = ProjectSettings.model_validate_json(project.settings_json or "{}").min_labels
-        text = f"no model yet: {labels} of {needed} labels"
         metrics.PREDICTIONS.labels("none").inc(len(sent.tasks))
-        return {"results": [_empty(name, text) for _ in sent.tasks]}
+        why = "there is no model yet"
+        return {"results": [_empty(name, diagnosed.of(task_id, why)) for task_id in task_ids]}
     schema = label_config.parse(sent.label_config or project.label_config or "")
     known = _answers(backend, project, schema, version, task_ids)
     if not version.answers(schema):
-        return {
-            "results": [_empty(name, "the labelling interface has changed; a new model is on its way")] * len(task_ids)
-        }
+        why = "the labelling interface has changed; a new model is on its way"
+        return {"results": [_empty(name, diagnosed.of(task_id, why)) for task_id in task_ids]}
     results = shown.results(backend.store, project.id, schema, known)
     context = sent.params.context if sent.params else None
-    said = f"{version.version_id}, {version.n_labels} labels"
+    why = "no answer in time, or the image cannot be read; see the problems of the project"
     return {
         "results": [
             {
                 "result": list(pointed_at(schema, results[task_id], context)),
                 "score": round(schema.confidence(known[task_id]), 6),
                 "model_version": name,
-                "diagnosis": said,
+                "diagnosis": diagnosed.of(task_id),
             }
             if task_id in known
-            else _empty(name, "no answer in time, or the image cannot be read; see the problems of the project")
+            else _empty(name, diagnosed.of(task_id, why))
             for task_id in task_ids
         ]
     }
@@ -376,5 +375,5 @@ def _answers(
     return known
 
 
-def _empty(name: str, why: str) -> dict[str, Any]:
-    return {"result": [], "score": 0.0, "model_version": name, "diagnosis": why}
+def _empty(name: str, diagnosis: Mapping[str, str]) -> dict[str, Any]:
+    return {"result": [], "score": 0.0, "model_version": name, "diagnosis": dict(diagnosis)}

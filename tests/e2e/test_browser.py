@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import warnings
 
@@ -248,3 +249,27 @@ def test_a_task_opened_from_its_row_can_be_submitted_after_flips_and_a_collectio
     assert status == 201
     kept = {row.prediction_id for row in lab.client.predictions(lab.pid, "al-kept")}
     assert sent["parent_prediction"] in kept, "the collection was not put to the test"
+
+
+def test_the_annotator_reads_above_the_image_why_a_task_is_next(page, lab, stack, label_studio, wait_for):
+    settings = {"min_labels": 4, "reasons": True}
+    stack.command("connect", "--project", str(lab.pid), "--settings", json.dumps(settings))
+    stack.command("reasons", "--project", str(lab.pid), "--add-header")
+
+    def told():
+        ahead = lab.head(4)[1:]  # the first one counts as open: it was served after the latest label
+        return all("al_reason" in task.data for task in lab.client.some_tasks(lab.pid, ahead).values())
+
+    wait_for("the next tasks have reasons", told, 60)
+    page.open_project()
+    page.page.get_by_text("Labelling order", exact=True).first.wait_for()
+    page.label_all()
+    status, _, task = page.press(SUBMIT)
+    assert status == 201
+    expected = task["data"]["al_reason"]
+    line = page.page.get_by_text(expected, exact=True).first
+    line.wait_for()
+    boxes = [image.bounding_box() for image in page.page.locator("img").filter(visible=True).all()]
+    largest = max(boxes, key=lambda box: box["width"] * box["height"])
+    assert line.bounding_box()["y"] < largest["y"]
+    assert page.press(SUBMIT)[0] == 201

@@ -99,6 +99,28 @@ def test_a_full_read_waits_for_the_update_and_then_updates(with_redis, eventuall
     assert [kind for what, kind, *_ in with_redis.runs() if what == "end"] == ["update", "sync", "update"]
 
 
+def test_reasons_follow_an_update_a_few_at_a_time(with_redis, eventually):
+    with_redis.connect_project(7)
+    with_redis.tell("reasons-due", "")
+    with_redis.start_worker("rank")
+    with_redis.start_worker("embed")
+    with_redis.event(7)
+    eventually(lambda: len(with_redis.runs(event="end", kind="reasons")) == 3, within_s=30)
+    eventually(lambda: with_redis.queues.depths()["embed"] == 0, within_s=5)
+    assert with_redis.overlaps("reasons") == 1
+
+
+def test_no_reasons_are_written_that_nobody_asked_for(with_redis, eventually):
+    with_redis.connect_project(7)
+    with_redis.start_worker("rank")
+    with_redis.start_worker("embed")
+    generation = with_redis.event(7)
+    eventually(lambda: with_redis.covered(7, generation), within_s=30)
+    with_redis.queues.kick_embed(7)
+    eventually(lambda: with_redis.runs(event="end", kind="embed"), within_s=30)
+    assert with_redis.runs(kind="reasons") == []
+
+
 def test_embedding_goes_on_chunk_by_chunk(with_redis, eventually):
     with_redis.connect_project(7)
     with_redis.tell("chunks", 3)

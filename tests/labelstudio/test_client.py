@@ -239,3 +239,34 @@ def test_a_webhook_is_made_once_and_mended_when_changed(client, pid):
     assert hook.actions == ("TASKS_CREATED",)
     client.delete_webhook(hook.webhook_id)
     assert client.webhooks(pid) == []
+
+
+def test_a_few_tasks_are_read_as_they_are_now(client, pid, task_ids):
+    client.update_task(task_ids[1], {"image": "http://host/new.png", "mine": 1})
+    found = client.some_tasks(pid, [task_ids[1], task_ids[3], task_ids[-1] + 1000])
+    assert set(found) == {task_ids[1], task_ids[3]}
+    assert found[task_ids[1]].data == {"image": "http://host/new.png", "mine": 1}
+    assert client.some_tasks(pid, []) == {}
+
+
+def test_the_tab_of_the_queue_lists_what_is_in_force_in_order(client, pid, task_ids):
+    assert client.ensure_order_tab(pid, "image") == "created"
+    assert client.ensure_order_tab(pid, "image") == "kept"
+    first, tab = client.get("/api/dm/views/", {"project": pid})
+    assert (first["data"]["title"], tab["data"]["title"]) == ("Default", "Labelling order")
+    listed = lambda: [row["id"] for row in client.get("/api/tasks/", {"project": pid, "view": tab["id"]})["tasks"]]  # noqa: E731
+    for version, order in (("one", task_ids[4:1:-1]), ("two", task_ids[:2])):
+        publish(client, pid, version, order)
+        client.update_project(pid, model_version=version)
+        assert listed() == order
+    client.submit(task_ids[0], [CAT])
+    assert listed() == [task_ids[1]]
+
+
+def test_a_tab_beside_others_makes_no_default_one(client, pid):
+    client.call("POST", "/api/dm/views/", body={"project": pid, "data": {"title": "Mine"}})
+    client.ensure_order_tab(pid, "image")
+    assert [row["data"]["title"] for row in client.get("/api/dm/views/", {"project": pid})] == [
+        "Mine",
+        "Labelling order",
+    ]

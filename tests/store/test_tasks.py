@@ -249,3 +249,15 @@ def test_a_project_of_12000_tasks_crosses_every_chunk_and_reads_fast(store, proj
     assert len(store.tasks.data(project, range(n_tasks))) == n_tasks
     store.tasks.delete(project, range(1, n_tasks))
     assert store.tasks.ids(project) == {0}
+
+
+def test_a_field_of_the_task_data_is_found_and_changed_alone(store, project, put, make_task):
+    put(make_task(1, mine="a"), make_task(2), make_task(3, mine="c"))
+    assert store.tasks.texts(project, "mine") == {1: "a", 3: "c"}
+    before = store.tasks.data(project, [1, 2, 3])
+    store.tasks.set_text(project, 2, "mine", "b")
+    store.tasks.set_text(project, 3, "mine", None)
+    store.tasks.set_text(project, 4, "mine", "nobody")
+    assert store.tasks.texts(project, "mine") == {1: "a", 2: "b"}
+    after = store.tasks.data(project, [1, 2, 3, 4])
+    assert after == {1: before[1], 2: {**before[2], "mine": "b"}, 3: {"image": before[3]["image"]}}

@@ -154,3 +154,18 @@ def test_an_unknown_window_is_named(store, project, call):
     extra = ({},) if call == "collected" else ()
     with pytest.raises(StoreError, match="no window al-cold:9"):
         getattr(store.windows, call)(project, "al-cold:9", *extra, NOON)
+
+
+def test_places_and_what_is_left_are_told_without_reading_the_whole_window(
+    store, project, make_window, make_task, make_annotation
+):
+    window = make_window("al-1-0badcafe:1", task_ids=(30, 2, 7, 9))
+    store.windows.add(window, rows_for(window.task_ids))
+    labelled = make_task(2, annotations=(make_annotation(5, 2),))
+    skipped = make_task(7, annotations=(make_annotation(6, 7, cancelled=True),))
+    store.tasks.upsert(project, [make_task(30), labelled, skipped], image_field="image")
+    reasons = {row.task_id: row.reason for row in rows_for(window.task_ids)}
+    assert store.windows.places(project, window.version, [7, 30, 4]) == {7: (2, reasons[7]), 30: (0, reasons[30])}
+    assert store.windows.places(project, "al-none:1", [7]) == {}
+    assert store.windows.left(project, window.version) == (1, 4), "9 is gone, 2 is labelled, 7 was skipped"
+    assert store.windows.left(project, "al-none:1") == (0, 0)

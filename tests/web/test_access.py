@@ -49,6 +49,20 @@ def test_everything_else_is_closed_without_the_right_password(guarded, method, p
     assert answer.headers["WWW-Authenticate"].startswith("Basic")
 
 
+def test_who_connects_a_model_without_the_password_is_told_in_the_status_line(guarded):
+    without = guarded.http.post("/setup", json={}).status
+    assert without.startswith("401 ls_backend was given no user name or password. Choose Basic auth")
+    wrong = guarded.http.post("/setup", json={}, headers=basic(USER, "wrong")).status
+    assert wrong.startswith("401 ls_backend was given a wrong user name or password.")
+    assert "BASIC_AUTH_PASS" in wrong
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/predict/health"), ("POST", "/api/setup")])
+def test_who_gives_an_address_with_a_path_is_told_in_the_status_line(backend, method, path):
+    status = backend.http.open(path, method=method, json={} if method == "POST" else None).status
+    assert status == f"404 ls_backend has nothing at {path}. Give the address without a path behind the port."
+
+
 def test_the_right_password_opens(guarded):
     assert guarded.http.get("/api/projects", headers=basic(USER, PASSWORD)).status_code == 200
 

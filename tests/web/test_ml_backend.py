@@ -160,7 +160,7 @@ def test_recorded_predictions_get_one_entry_a_task_before_there_is_a_model(their
     status, _, answer = theirs.request("/predict", body)
     assert status == 200, answer
     assert [entry["result"] for entry in answer["results"]] == [[] for _ in body["tasks"]]
-    assert all("0 of 10 labels" in entry["diagnosis"] for entry in answer["results"])
+    assert all("0 of 10 labels" in entry["diagnosis"]["model"] for entry in answer["results"])
 
 
 @pytest.mark.parametrize("name", ["predict_on_open_task", "predict_test_random", "predict_interactive"])

@@ -200,7 +200,7 @@ def test_recorded_predictions_get_one_entry_a_task_before_there_is_a_model(backe
     assert answer.status_code == 200, answer.text
     results = answer.get_json()["results"]
     assert [entry["result"] for entry in results] == [[] for _ in body["tasks"]]
-    assert all("0 of 10 labels" in entry["diagnosis"] for entry in results)
+    assert all("0 of 10 labels" in entry["diagnosis"]["model"] for entry in results)
     assert backend.store.projects.get(project_id) is not None
 
 
@@ -246,7 +246,7 @@ def test_a_task_nobody_knows_is_answered_emptily_in_time_and_the_worker_is_asked
     assert 0.3 <= time.monotonic() - started < 3
     assert known["result"]
     assert unknown["result"] == []
-    assert "no answer in time" in unknown["diagnosis"]
+    assert "no answer in time" in unknown["diagnosis"]["no_prediction"]
     (job,) = connected.waiting()
     assert job.startswith("predict-7-")
 
@@ -282,13 +282,13 @@ def test_a_model_of_another_set_of_classes_is_not_shown(connected):
     connected.store.predictions.put(7, version.version_id, {1: (0.1, 0.1, 0.8)})
     (entry,) = ask(connected, 1)
     assert entry["result"] == []
-    assert "labelling interface has changed" in entry["diagnosis"]
+    assert "labelling interface has changed" in entry["diagnosis"]["no_prediction"]
 
 
 def test_predictions_for_an_unknown_project_are_empty_and_say_so(backend):
     (entry,) = ask(backend, 1, project="4711.1")
     assert entry["result"] == []
-    assert "not connected" in entry["diagnosis"]
+    assert "not connected" in entry["diagnosis"]["no_prediction"]
 
 
 @pytest.mark.parametrize("project", [None, 7, "7"])

@@ -10,6 +10,7 @@ Everything else is real: Redis, RQ, workers, supervisor, store. What the body do
     due         an update finds that control "box" calls for a training, and removes the file
     insights-due  what people can see is out of date
     advice-due  so is the advice
+    reasons-due there are reasons to write; removed by the third run that writes some
 
 Trainings count epochs, and write down how far they are like real ones:
 
@@ -169,6 +170,15 @@ def _plain(kind):
     return run
 
 
+def write_reasons(context, project_id, *, budget_s):
+    _body(context, "reasons", project_id)
+    due = context.settings.data_dir / "reasons-due"
+    if due.exists():
+        due.write_text(due.read_text() + ".")
+        if len(due.read_text()) == 3:
+            due.unlink()
+
+
 def _module(name, **content):
     module = types.ModuleType(name)
     module.__dict__.update(content)
@@ -189,6 +199,11 @@ _module(
     find_out=_plain("insights"),
     due=lambda store, project_id: (Path(os.environ["DATA_DIR"]) / "insights-due").exists(),
 )
+_module(
+    "ls_backend.engine.reasons",
+    write=write_reasons,
+    due=lambda store, project_id: (Path(os.environ["DATA_DIR"]) / "reasons-due").exists(),
+)
 _module("ls_backend.engine.deep", ask=ask, train=train, give_up=give_up)
 _module("ls_backend.engine.judge", judge_pool=judge_pool, due=lambda context, project_id: [])
 _module(
@@ -197,6 +212,5 @@ _module(
     replay_savings=_advise("savings"),
     due=lambda store, project_id: (Path(os.environ["DATA_DIR"]) / "advice-due").exists(),
 )
-sys.modules["ls_backend.engine"].__dict__.update(
-    deep=sys.modules["ls_backend.engine.deep"], judge=sys.modules["ls_backend.engine.judge"]
-)
+for name in ("deep", "judge", "reasons"):
+    setattr(sys.modules["ls_backend.engine"], name, sys.modules[f"ls_backend.engine.{name}"])
