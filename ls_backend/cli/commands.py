@@ -15,7 +15,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from ls_backend import __version__
-from ls_backend.cli.terminal import AsJson, ProjectId, app, err, explained, kick, open_context, out, plain, settings_of
+from ls_backend.cli.terminal import (
+    AsJson,
+    ProjectId,
+    app,
+    err,
+    explained,
+    kick,
+    open_context,
+    out,
+    plain,
+    print_finding,
+    settings_of,
+)
+from ls_backend.domain import plain
 from ls_backend.errors import QueueError
 
 if TYPE_CHECKING:
@@ -23,8 +36,6 @@ if TYPE_CHECKING:
     from ls_backend.engine.replay import Report
     from ls_backend.engine.savings import Interval
     from ls_backend.store import Training
-
-MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "error": "[red]error[/red]"}
 
 
 @app.command()
@@ -84,19 +95,19 @@ def doctor(
 ) -> None:
     """Look at every known trap and name its remedy. Exit status 1 when something is wrong."""
     from ls_backend.engine.doctor import examine  # noqa: PLC0415 - slow to import
-    from ls_backend.jobs.queues import redis_url  # noqa: PLC0415 - slow to import
-    from ls_backend.jobs.redis_server import examine as examine_redis  # noqa: PLC0415 - slow to import
+    from ls_backend.jobs import checkup  # noqa: PLC0415 - slow to import
 
     context = open_context()
-    findings = [examine_redis(redis_url(context.settings)), *examine(context, project)]
+    with err.status("looking", spinner="line"):
+        looks = [checkup.look(context.settings), *examine(context, project)]
+    found = [(look.project_id, finding) for look in looks for finding in (*look.findings, *look.known)]
     if as_json:
-        print(json.dumps([plain(finding) for finding in findings], indent=2))  # noqa: T201 - the command's answer
+        rows = [{"project": project_id, **plain(finding)} for project_id, finding in found]
+        print(json.dumps(rows, indent=2))  # noqa: T201 - the command's answer
     else:
-        for finding in findings:
-            out.print(f"{MARKS[finding.level]} {escape(finding.subject)}: {escape(finding.message)}", highlight=False)
-            if finding.remedy:
-                out.print(f"   {escape(finding.remedy)} [dim]({finding.code})[/dim]", highlight=False)
-    if any(finding.level == "error" for finding in findings):
+        for project_id, finding in found:
+            print_finding(project_id, finding)
+    if any(finding.level == "error" for _, finding in found):
         raise typer.Exit(1)
 
 

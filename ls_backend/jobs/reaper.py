@@ -25,6 +25,7 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
 
 from ls_backend import logs
+from ls_backend.jobs.keys import alive_key
 from ls_backend.jobs.queues import NAMES, SERIALIZER
 
 _PUT_BACK = """
@@ -41,11 +42,6 @@ _OVERRUN_S = 30  # a native call that does not come back can only be killed from
 _MISSING_S = 10.0  # after an outage of Redis every key is gone until the workers are back
 _STUCK_S = 3.0  # between taking a job and starting it a worker needs milliseconds
 _log = logs.get(__name__)
-
-
-def alive_key(worker_name: str) -> str:
-    """Key that exists while a worker lives."""
-    return f"lsb:alive:{worker_name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from rq.job import Job
 from ls_backend import leash, logs
 from ls_backend.errors import SettingsError
 from ls_backend.jobs import reaper, tasks
+from ls_backend.jobs.keys import alive_key
 from ls_backend.jobs.queues import NAMES, SERIALIZER, redis_url
 from ls_backend.settings import Settings
 
@@ -88,7 +89,7 @@ def _beat(settings: Settings, name: str, ended: threading.Event) -> None:
     connection = _connection(settings)
     while not ended.is_set():
         try:
-            connection.set(reaper.alive_key(name), reaper.sign_of_life(), ex=reaper.ALIVE_TTL_S)
+            connection.set(alive_key(name), reaper.sign_of_life(), ex=reaper.ALIVE_TTL_S)
         except redis.RedisError as error:
             _log.debug("no sign of life given", error=str(error))
         ended.wait(reaper.ALIVE_EVERY_S)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 from flask import abort
@@ -11,6 +10,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
+from ls_backend.domain import plain as _plain
 from ls_backend.store import Project
 from ls_backend.web.protocol import Backend
 
@@ -103,7 +103,3 @@ def _summary(backend: Backend, project: Project) -> dict[str, Any]:
         "pinned": project.pinned_version,
         "problems": len(store.problems.open(project_id)),
     }
-
-
-def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of the store's frozen records
-    return {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in asdict(record).items()}

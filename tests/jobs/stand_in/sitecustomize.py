@@ -89,7 +89,7 @@ def embed_pool(context, project_id):
     left = int(_told(context.settings.data_dir, "chunks") or 0)
     if left:
         (context.settings.data_dir / "chunks").write_text(str(left - 1))
-    return types.SimpleNamespace(remaining=left > 0)
+    return types.SimpleNamespace(read=64, failed=0, remaining=left > 0)
 
 
 def predict_tasks(context, project_id, task_ids):
@@ -147,6 +147,21 @@ def judge_pool(context, project_id, control, told):
     told(True)
 
 
+class Looked:
+    def __init__(self, project_id, findings, **how):
+        self.findings = findings
+
+
+def examine(context):
+    _body(context, "examine", 0)
+    return []
+
+
+def keep(context, looks):
+    for look in looks:
+        _note(context.settings.data_dir, f"kept examine 0 {len(look.findings)} {time.time()}")
+
+
 def _plain(kind):
     def run(context, project_id, **how):
         _body(context, kind, project_id)
@@ -169,6 +184,7 @@ _module("ls_backend.engine.predict", predict_tasks=predict_tasks)
 _module("ls_backend.engine.reconcile", reconcile=_plain("reconcile"))
 _module("ls_backend.engine.sync", sync=_plain("sync"))
 _module("ls_backend.engine.deep", ask=ask, train=train, give_up=give_up)
+_module("ls_backend.engine.doctor", examine=examine, keep=keep, Looked=Looked)
 _module("ls_backend.engine.judge", judge_pool=judge_pool, due=lambda context, project_id: [])
 sys.modules["ls_backend.engine"].__dict__.update(
     deep=sys.modules["ls_backend.engine.deep"], judge=sys.modules["ls_backend.engine.judge"]
