@@ -28,7 +28,6 @@ from ls_backend.cli.terminal import (
     print_finding,
     settings_of,
 )
-from ls_backend.domain import plain
 from ls_backend.errors import QueueError
 
 if TYPE_CHECKING:

@@ -14,12 +14,27 @@ from rich.console import Console
 from rich.markup import escape
 
 from ls_backend import logs
+from ls_backend.domain import plain
 from ls_backend.errors import BackendError, QueueError
 from ls_backend.settings import Settings
 
 if TYPE_CHECKING:
     from ls_backend.domain import Finding
     from ls_backend.engine.context import Context
+
+__all__ = [
+    "AsJson",
+    "ProjectId",
+    "app",
+    "err",
+    "explained",
+    "kick",
+    "open_context",
+    "out",
+    "plain",
+    "print_finding",
+    "settings_of",
+]
 
 app = typer.Typer(
     name="ls-backend",
