@@ -71,6 +71,9 @@ def connect(
     project: ProjectId,
     title: Annotated[str, typer.Option(help="Name of the ML backend in Label Studio.")] = "ls_backend",
     settings: Annotated[str | None, typer.Option(help="Project settings as JSON; unset keeps those in force.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until the first order is published, and show how far it is.")
+    ] = False,
 ) -> None:
     """Connect a project: ML backend, webhook, sampling mode, first ranking. Safe to repeat."""
     from ls_backend.engine.connect import connect as run_connect  # noqa: PLC0415 - slow to import
@@ -84,6 +87,25 @@ def connect(
     for step in run_connect(context, project, title=title, extra_params=extra):
         out.print(f"{step.name}: {escape(step.outcome)}")
     kick(context, project)
+    if wait:
+        _wait_for_order(context, project)
+
+
+def _wait_for_order(context: Context, project_id: int) -> None:
+    """Show how many images or texts are read until a window is published; Ctrl-C leaves the work to the workers."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as progress:
+        bar = progress.add_task("reading tasks", total=None)
+        while (record := context.project(project_id)).window_version is None:
+            counts = context.store.tasks.counts(project_id)
+            if counts.tasks:
+                progress.update(
+                    bar, description="embedding", total=counts.tasks, completed=counts.tasks - counts.unread
+                )
+            time.sleep(0.5)
+    out.print(f"window {record.window_version} is in force")
 
 
 @app.command()
@@ -122,7 +144,8 @@ def sync(
     from ls_backend.engine.sync import sync as run_sync  # noqa: PLC0415 - slow to import
 
     context = open_context()
-    synced = run_sync(context, project, rebuild=rebuild)
+    with err.status("reading Label Studio", spinner="line"):
+        synced = run_sync(context, project, rebuild=rebuild)
     context.store.projects.bump(project)
     kick(context, project)
     counts = context.store.tasks.counts(project)

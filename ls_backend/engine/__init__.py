@@ -13,7 +13,8 @@ snapshot    what a deeper training learns from, as it was when it began
 learners    kinds of controls that can be learnt deeply
 judge       a deep version looks at the pool
 connect     a project made ready
-doctor      every known trap looked at
+doctor      every known trap looked at, and kept as problems
+outlook     how far long work is
 rollback    an earlier model version put in force
 known       tasks whose label is known, of a project or a folder
 backtest    known labels, a plan and a seed -> a learning curve
