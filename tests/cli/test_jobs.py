@@ -93,10 +93,10 @@ def test_retry_wakes_a_failed_job(desk):
 
 
 def test_retry_of_a_kind_that_is_none(desk):
-    answer = run("retry", "--project", "7", "--kind", "updat")
+    answer = run("retry", "--project", "7", "--kind", "ranking")
     assert answer.exit_code == 1
     assert "settings-invalid" in answer.output
-    assert "no kind of job 'updat'" in answer.output
+    assert "no kind of job 'ranking'" in answer.output
 
 
 def test_problems_are_listed_with_remedies_and_only_errors_are_bad(desk):
@@ -133,10 +133,16 @@ def test_wrong_usage_has_exit_status_2(words):
     ("shell", "mark"), [("bash", "complete -o"), ("zsh", "#compdef ls-backend"), ("fish", "complete")]
 )
 def test_the_completion_script_comes_out(shell, mark):
-    answer = run("--show-completion", shell, env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
+    answer = run(env={"_LS_BACKEND_COMPLETE": f"source_{shell}"})  # --show-completion asks which shell runs pytest
     assert answer.exit_code == 0
     assert mark in answer.stdout
     assert "_LS_BACKEND_COMPLETE" in answer.stdout
+
+
+def test_completion_can_be_installed_and_shown():
+    help_text = run("--help").stdout
+    assert "--install-completion" in help_text
+    assert "--show-completion" in help_text
 
 
 def test_the_tab_key_completes_commands():

@@ -67,8 +67,8 @@ def test_a_predict_is_only_forgotten(with_redis):
 
 
 def test_an_unknown_kind_is_refused_by_name(with_redis):
-    with pytest.raises(SettingsError, match=r"no kind of job 'embedd'; expected one of update.*embed"):
-        with_redis.queues.retry("embedd", 7)
+    with pytest.raises(SettingsError, match=r"no kind of job 'ranking'; expected one of update.*embed"):
+        with_redis.queues.retry("ranking", 7)
 
 
 def test_a_failed_training_is_wanted_anew(with_redis):

@@ -131,10 +131,10 @@ def test_jobs_and_a_retry_over_http(connected):
 
 
 def test_a_wrong_kind_is_refused_in_words(connected):
-    answer = connected.http.post("/api/jobs/retry", json={"kind": "embedd", "project": 7})
+    answer = connected.http.post("/api/jobs/retry", json={"kind": "ranking", "project": 7})
     assert answer.status_code == 400
     assert answer.get_json()["error"] == "settings-invalid"
-    assert "no kind of job 'embedd'" in answer.get_json()["message"]
+    assert "no kind of job 'ranking'" in answer.get_json()["message"]
 
 
 def test_jobs_without_redis_are_told(deploy):
