@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ls_backend.errors import LabelStudioError
+from ls_backend.errors import BackendError, LabelStudioError, Rejected, Unreachable
 
 if TYPE_CHECKING:
     from redis.client import Pipeline
@@ -20,6 +20,8 @@ KEY = "lsb:tally"
 DONE, FAILED, DIED = "done", "failed", "died"
 BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 10800.0)
 """Upper bounds of the classes of seconds a job took; what is longer falls into one more class."""
+
+_LABEL_STUDIO = frozenset({LabelStudioError.code, Unreachable.code, Rejected.code})
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ def note(
     if seconds is not None:
         pipeline.hincrby(KEY, f"seconds|{kind}|{bisect_left(BUCKETS_S, seconds)}", 1)
         pipeline.hincrbyfloat(KEY, f"sum|{kind}", seconds)
-    if isinstance(error, LabelStudioError):
+    if isinstance(error, BackendError) and error.code in _LABEL_STUDIO:  # by code: a child only tells its code
         pipeline.hincrby(KEY, f"refusals|{error.code}|{error.context.get('status', '')}", 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ls_backend.errors import Rejected, SettingsError
@@ -150,6 +152,19 @@ def test_a_worker_counts_what_it_runs(with_redis, eventually):
     with_redis.event(7)
     eventually(lambda: with_redis.queues.tally().jobs.get(("update", "failed")) == 1, within_s=10)
     assert with_redis.queues.tally().refusals == {("label-studio-unreachable", ""): 1}
+
+
+def test_the_log_lines_of_a_job_say_which_job_of_which_project_it_is(with_redis, eventually):
+    with_redis.environment["LSB_LOG_JSON"] = "true"
+    with_redis.connect_project(7)
+    with_redis.tell("raise", "unreachable")
+    with_redis.start_worker("rank")
+    with_redis.event(7)
+    eventually(lambda: "job failed" in with_redis.output(), within_s=30)
+    (line,) = [json.loads(line) for line in with_redis.output().splitlines() if "job failed" in line]
+    assert (line["job"], line["kind"], line["project"]) == ("update-7-a", "update", 7)
+    assert line["process"].startswith("rank-test-")
+    assert line["code"] == "label-studio-unreachable"
 
 
 def test_a_look_at_all_traps_is_a_job(with_redis, eventually):

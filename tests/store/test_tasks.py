@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -249,3 +250,10 @@ def test_a_project_of_12000_tasks_crosses_every_chunk_and_reads_fast(store, proj
     assert len(store.tasks.data(project, range(n_tasks))) == n_tasks
     store.tasks.delete(project, range(1, n_tasks))
     assert store.tasks.ids(project) == {0}
+
+
+def test_the_newest_annotation_is_the_one_changed_last(store, project, put, make_task, make_annotation):
+    assert store.tasks.newest_annotation(project) is None
+    first, second = make_annotation(5, 1), make_annotation(6, 2)
+    put(make_task(1, annotations=(replace(first, updated_at=LATER),)), make_task(2, annotations=(second,)))
+    assert store.tasks.newest_annotation(project) == max(LATER, second.updated_at)
