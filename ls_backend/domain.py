@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -168,6 +168,8 @@ class ProjectState:
         sampling: "Sequential sampling", "Uniform sampling" or "Uncertainty sampling".
         model_version: Version whose scores order the queue; "" when unset.
         skip_queue: What happens with skipped tasks.
+        trains_on_submit: Whether every n-th submit asks the backend to train, inside the submit.
+        predicts_on_load: Whether a page of the Data Manager asks for the predictions its tasks lack.
     """
 
     project_id: int
@@ -181,6 +183,8 @@ class ProjectState:
     task_count: int
     annotation_count: int
     skipped_count: int
+    trains_on_submit: bool = False
+    predicts_on_load: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,3 +338,18 @@ class Finding:
     message: str
     remedy: str = ""
     context: dict[str, Any] = field(default_factory=dict)
+
+
+def plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of our frozen records
+    """Turn a record, and those inside it, into what JSON can hold; moments become ISO 8601."""
+    return _with_texts(asdict(record))
+
+
+def _with_texts(row: dict[str, Any]) -> dict[str, Any]:
+    texts = dict(row)
+    for key, value in row.items():
+        if isinstance(value, dict):
+            texts[key] = _with_texts(value)
+        elif isinstance(value, datetime):
+            texts[key] = value.isoformat()
+    return texts

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from ls_backend import metrics
 from ls_backend.cli import app
 from ls_backend.settings import ProjectSettings, Settings, env_names
-from ls_backend.strategies import Plan
+from ls_backend.strategies import Plan, strategies
 from ls_backend.web.app import create_app
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -230,13 +231,141 @@ def test_the_protocol_page_lists_every_path_of_the_server(tmp_path):
     assert written == served
 
 
-def test_the_metrics_are_documented_under_the_names_they_have():
-    ours = [item for item in vars(metrics).values() if isinstance(item, MetricWrapperBase)]
-    declared = {sample.name for item in ours for sample in item.describe()}
-    written = [
-        row[0].strip("`").removesuffix("_total") for row in rows_below((DOCS / "operations.md").read_text(), "Name")
-    ]
-    assert set(written) == declared
+def declared_metrics():
+    """Names of our metrics as Prometheus stores them, without the suffixes of histograms."""
+    counted = [item.describe()[0] for item in vars(metrics).values() if isinstance(item, MetricWrapperBase)]
+    names = {f"{item.name}_total" if item.type == "counter" else item.name for item in counted}
+    measured = [item for item in vars(metrics).values() if isinstance(item, metrics.Measured)]
+    return names | {f"{item.name}_total" if item.kind == "counter" else item.name for item in measured}
+
+
+def metrics_in(text):
+    """Names of our metrics in an expression or a whole file."""
+    found = set(re.findall(r"\blsb_[a-z_]+\b", text))
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in found}
+
+
+def test_the_metrics_are_documented_under_the_names_and_labels_they_have():
+    rows = rows_below((DOCS / "operations.md").read_text(), "Name")
+    assert {row[0].strip("`") for row in rows} == declared_metrics()
+    written = {row[0].strip("`").removesuffix("_total"): re.findall(r"`(\w+)`", row[2]) for row in rows}
+    for item in vars(metrics).values():
+        if isinstance(item, metrics.Measured):
+            assert written[item.name] == list(item.labels), item.name
+
+
+def panels_of(dashboard):
+    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
+def test_the_dashboard_shows_every_metric_and_no_other():
+    dashboard = json.loads((DOCS / "grafana" / "ls_backend.json").read_text())
+    panels = panels_of(dashboard)
+    shown = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert metrics_in(" ".join(shown)) == declared_metrics()
+    assert all(panel["description"] and panel["title"] for panel in panels)
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_the_dashboard_lets_its_user_choose_the_data_source():
+    dashboard = json.loads((DOCS / "grafana" / "ls_backend.json").read_text())
+    variables = {item["name"]: item for item in dashboard["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    assert metrics_in(variables["project"]["query"]["query"]) <= declared_metrics()
+    sources = [part["datasource"] for panel in panels_of(dashboard) for part in (panel, *panel["targets"])]
+    assert {source["uid"] for source in sources} == {"${datasource}"}
+
+
+def test_the_alerts_are_rules_about_metrics_we_have_and_are_documented():
+    (group,) = yaml.safe_load((DOCS / "grafana" / "alerts.yml").read_text())["groups"]
+    for rule in group["rules"]:
+        assert metrics_in(rule["expr"]), rule["alert"]
+        assert metrics_in(rule["expr"]) <= declared_metrics(), rule["alert"]
+        assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+        assert set(rule["annotations"]) == {"summary", "description"}
+        named = set(re.findall(r"`ls-backend ([a-z]+)", rule["annotations"]["description"]))
+        assert named <= set(typer.main.get_command(app).commands)
+    written = [row[0].strip("`") for row in rows_below((DOCS / "operations.md").read_text(), "Alert")]
+    assert written == [rule["alert"] for rule in group["rules"]]
+
+
+def test_every_strategy_is_on_its_page():
+    text = (DOCS / "strategies.md").read_text()
+    assert [item.name for item in strategies() if f"`{item.name}`" not in text] == []
+
+
+def codes_of_findings():
+    """Code -> module, of every finding that is not "ok" and every failed job that the code names in place."""
+    found = {}
+    for path in (REPOSITORY / "ls_backend").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding" and len(node.args) > 1:
+                code, level = node.args[:2]
+                if is_text(code) and not (is_text(level) and level.value == "ok"):
+                    found[code.value] = path.name
+    return found | dict.fromkeys(("job-failed", "job-timeout", "worker-died"), "tasks.py")
+
+
+def codes_in_the_tests():
+    """Every text that stands alone in a test, in what it is parametrized with or in a helper beside it."""
+    texts = set()
+    for path in (REPOSITORY / "tests").rglob("test_*.py"):
+        if path != Path(__file__):
+            texts |= {node.value for node in ast.walk(ast.parse(path.read_text())) if is_text(node)}
+    return texts
+
+
+def test_every_finding_is_provoked_in_a_test():
+    assert {code: module for code, module in codes_of_findings().items() if code not in codes_in_the_tests()} == {}
+
+
+def test_the_findings_are_really_found_in_the_code():
+    found = codes_of_findings()
+    assert found["webhook-narrowed"] == "doctor.py"
+    assert found["no-worker"] == "checkup.py"
+    assert found["project-deleted"] == "sync.py"
+    assert "ml-backend" not in found
+    assert "no-such-code" not in codes_in_the_tests()
+
+
+CHECKS = {
+    "a setting of the deployment": (DOCS / "settings.md", "LSB_RECONCILE_S", test_the_settings_page_has_every_setting),
+    "a setting of a project": (DOCS / "settings.md", "min_labels", test_the_settings_page_has_every_setting),
+    "a strategy": (DOCS / "strategies.md", "core_set", test_every_strategy_is_on_its_page),
+    "a metric": (
+        DOCS / "operations.md",
+        "lsb_order_applied",
+        test_the_metrics_are_documented_under_the_names_and_labels_they_have,
+    ),
+    "a panel": (DOCS / "grafana" / "ls_backend.json", "lsb_up", test_the_dashboard_shows_every_metric_and_no_other),
+    "an alert": (
+        DOCS / "operations.md",
+        "LsBackendNoWorker",
+        test_the_alerts_are_rules_about_metrics_we_have_and_are_documented,
+    ),
+    "a command": (REPOSITORY / "README.md", "retry --project N --kind K", test_the_readme_lists_every_command),
+    "a code": (
+        REPOSITORY / "README.md",
+        "webhook-silent",
+        test_every_code_has_its_row_in_the_troubleshooting_and_no_row_is_out_of_date,
+    ),
+    "a path": (DOCS / "protocol.md", "/api/jobs/retry", test_the_protocol_page_lists_every_path_of_the_server),
+}
+
+
+@pytest.mark.parametrize(("page", "name", "check"), CHECKS.values(), ids=CHECKS.keys())
+def test_a_check_fails_when_its_page_loses_a_name(page, name, check, monkeypatch, tmp_path):
+    whole = page.read_text()
+    lost = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", "lost", whole)
+    assert lost != whole
+    read = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, *args, **how: lost if path == page else read(path, *args, **how)
+    )
+    monkeypatch.setitem(globals(), "README", (REPOSITORY / "README.md").read_text())
+    with pytest.raises(AssertionError):
+        check(**({"tmp_path": tmp_path} if "tmp_path" in check.__code__.co_varnames else {}))
 
 
 @pytest.mark.parametrize("path", DECISIONS, ids=name_of)

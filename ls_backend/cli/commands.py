@@ -25,6 +25,7 @@ from ls_backend.cli.terminal import (
     open_context,
     out,
     plain,
+    print_finding,
     settings_of,
     user,
 )
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from ls_backend.engine.replay import Report
     from ls_backend.engine.savings import Interval
     from ls_backend.store import Training
-
-MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "error": "[red]error[/red]"}
 
 
 @app.command()
@@ -76,6 +75,9 @@ def connect(
     no_tab: Annotated[
         bool, typer.Option("--no-tab", help="Make no tab in the Data Manager that lists the labelling queue.")
     ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until the first order is published, and show how far it is.")
+    ] = False,
 ) -> None:
     """Connect a project: ML backend, webhook, sampling mode, tab, first ranking. Safe to repeat."""
     from ls_backend.engine.connect import connect as run_connect  # noqa: PLC0415 - slow to import
@@ -89,6 +91,25 @@ def connect(
     for step in run_connect(context, project, title=title, extra_params=extra, who=user(), tab=not no_tab):
         out.print(f"{step.name}: {escape(step.outcome)}")
     kick(context, project)
+    if wait:
+        _wait_for_order(context, project)
+
+
+def _wait_for_order(context: Context, project_id: int) -> None:
+    """Show how many images or texts are read until a window is published; Ctrl-C leaves the work to the workers."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as progress:
+        bar = progress.add_task("reading tasks", total=None)
+        while (record := context.project(project_id)).window_version is None:
+            counts = context.store.tasks.counts(project_id)
+            if counts.tasks:
+                progress.update(
+                    bar, description="embedding", total=counts.tasks, completed=counts.tasks - counts.unread
+                )
+            time.sleep(0.5)
+    out.print(f"window {record.window_version} is in force")
 
 
 @app.command()
@@ -99,19 +120,19 @@ def doctor(
 ) -> None:
     """Look at every known trap and name its remedy. Exit status 1 when something is wrong."""
     from ls_backend.engine.doctor import examine  # noqa: PLC0415 - slow to import
-    from ls_backend.jobs.queues import redis_url  # noqa: PLC0415 - slow to import
-    from ls_backend.jobs.redis_server import examine as examine_redis  # noqa: PLC0415 - slow to import
+    from ls_backend.jobs import checkup  # noqa: PLC0415 - slow to import
 
     context = open_context()
-    findings = [examine_redis(redis_url(context.settings)), *examine(context, project)]
+    with err.status("looking", spinner="line"):
+        looks = [checkup.look(context.settings), *examine(context, project)]
+    found = [(look.project_id, finding) for look in looks for finding in (*look.findings, *look.known)]
     if as_json:
-        print(json.dumps([plain(finding) for finding in findings], indent=2))  # noqa: T201 - the command's answer
+        rows = [{"project": project_id, **plain(finding)} for project_id, finding in found]
+        print(json.dumps(rows, indent=2))  # noqa: T201 - the command's answer
     else:
-        for finding in findings:
-            out.print(f"{MARKS[finding.level]} {escape(finding.subject)}: {escape(finding.message)}", highlight=False)
-            if finding.remedy:
-                out.print(f"   {escape(finding.remedy)} [dim]({finding.code})[/dim]", highlight=False)
-    if any(finding.level == "error" for finding in findings):
+        for project_id, finding in found:
+            print_finding(project_id, finding)
+    if any(finding.level == "error" for _, finding in found):
         raise typer.Exit(1)
 
 
@@ -127,7 +148,8 @@ def sync(
     from ls_backend.engine.sync import sync as run_sync  # noqa: PLC0415 - slow to import
 
     context = open_context()
-    synced = run_sync(context, project, rebuild=rebuild)
+    with err.status("reading Label Studio", spinner="line"):
+        synced = run_sync(context, project, rebuild=rebuild)
     context.store.projects.bump(project)
     kick(context, project)
     counts = context.store.tasks.counts(project)

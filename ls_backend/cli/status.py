@@ -16,7 +16,7 @@ from ls_backend.errors import QueueError
 if TYPE_CHECKING:
     from ls_backend.engine.context import Context
     from ls_backend.engine.progress import State
-    from ls_backend.jobs.queues import Failure, Job
+    from ls_backend.jobs.sights import Failure, JobSeen
     from ls_backend.store import Project
 
 _COLOURS = {"learning": "green", "waiting for labels": "cyan", "problem": "red"}
@@ -27,11 +27,11 @@ class _Work:
     """The jobs of the project.
 
     Attributes:
-        jobs: Running and queued ones.
+        jobs: Those that run, wait or failed.
         failed: Kinds whose last run failed.
     """
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[JobSeen, ...]
     failed: tuple[Failure, ...]
 
     def count(self, state: str) -> int:

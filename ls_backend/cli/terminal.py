@@ -7,20 +7,35 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from ls_backend import logs
+from ls_backend.domain import plain
 from ls_backend.errors import BackendError, QueueError
 from ls_backend.settings import Settings
 
 if TYPE_CHECKING:
+    from ls_backend.domain import Finding
     from ls_backend.engine.context import Context
+
+__all__ = [
+    "AsJson",
+    "ProjectId",
+    "app",
+    "err",
+    "explained",
+    "kick",
+    "open_context",
+    "out",
+    "plain",
+    "print_finding",
+    "settings_of",
+]
 
 app = typer.Typer(
     name="ls-backend",
@@ -33,6 +48,8 @@ err = Console(stderr=True)
 
 ProjectId = Annotated[int, typer.Option("--project", "-p", min=1, help="Label Studio's project id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "error": "[red]error[/red]"}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,6 +101,10 @@ def kick(context: Context, project_id: int) -> None:
         err.print(f"[yellow]The worker could not be woken ({error}); it will find the work when it runs.[/yellow]")
 
 
-def plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of our frozen records
-    """Turn a record into what JSON can hold."""
-    return {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in asdict(record).items()}
+def print_finding(project_id: int | None, finding: Finding) -> None:
+    """Print what is wrong or fine, about what, and what to do."""
+    where = "" if project_id is None else f"project {project_id}: "
+    text = f"{MARKS[finding.level]} {escape(f'{where}{finding.subject}: {finding.message}')}"
+    out.print(text, highlight=False)
+    if finding.remedy:
+        out.print(f"   {escape(finding.remedy)} [dim]({finding.code})[/dim]", highlight=False)

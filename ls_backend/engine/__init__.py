@@ -15,7 +15,8 @@ judge       a deep version looks at the pool
 connect     a project made ready
 configure   settings checked, saved as revisions, taken back
 preview     how other settings would change the head of the queue
-doctor      every known trap looked at
+doctor      every known trap looked at, and kept as problems
+outlook     how far long work is
 rollback    an earlier model version put in force
 known       tasks whose label is known, of a project or a folder
 backtest    known labels, a plan and a seed -> a learning curve

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Literal
 
+import structlog
+
 from ls_backend import leash, logs
 from ls_backend.errors import BackendError, QueueError
 from ls_backend.jobs.queues import Queues
@@ -126,7 +128,11 @@ def advise(kind: Literal["advice", "savings"], project_id: int, stopping: thread
 def _run(words: list[str], stopping: threading.Event, cancelled: Callable[[], bool]) -> None:
     """Wait until a child has ended, by itself or because it was cancelled or this worker has to end."""
     module = "ls_backend.jobs.children"
-    command = [sys.executable, "-m", module, "--parent", str(os.getpid()), "--", *words]
+    about = (
+        structlog.contextvars.get_contextvars()
+    )  # of the job that waits here: the child's log lines are about it too
+    named = [text for name in ("job", "project") if name in about for text in (f"--{name}", str(about[name]))]
+    command = [sys.executable, "-m", module, "--parent", str(os.getpid()), *named, "--", *words]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)  # noqa: S603 - our own
     assert process.stdout is not None
     try:
@@ -177,6 +183,8 @@ def main() -> None:
     """Do the work of a child, with settings from the environment."""
     parser = argparse.ArgumentParser(prog="python -m ls_backend.jobs.children", description=__doc__)
     parser.add_argument("--parent", type=int, required=True, help="process id of the worker; this process dies with it")
+    parser.add_argument("--job", help="id of the job that waits for this process")
+    parser.add_argument("--project", type=int, help="its project")
     parser.add_argument("kind", choices=("train", "judge", "advice", "savings"))
     parser.add_argument("number", type=int, help="id of the training, or else of the project")
     parser.add_argument("control", nargs="?", help="whose version judges")
@@ -197,6 +205,8 @@ def main() -> None:
 def _work(given: argparse.Namespace, pipe: IO[str]) -> None:
     settings = Settings()
     logs.configure(settings, process=given.kind)
+    about = {"kind": given.kind, "job": given.job, "project": given.project}
+    structlog.contextvars.bind_contextvars(**{name: value for name, value in about.items() if value is not None})
     from ls_backend.engine import deep, judge  # noqa: PLC0415 - slow to import
     from ls_backend.engine.context import Context  # noqa: PLC0415 - slow to import
 

@@ -14,9 +14,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import cast
 
 import redis
 from redis.backoff import ConstantBackoff
@@ -26,8 +24,10 @@ from rq import Retry as JobRetry
 from rq.exceptions import DuplicateJobError
 from rq.intermediate_queue import IntermediateQueue
 
-from ls_backend.errors import QueueError
-from ls_backend.jobs import flight, redis_server
+from ls_backend.errors import SettingsError
+from ls_backend.jobs import flight, redis_server, tally
+from ls_backend.jobs.keys import answer_key, failures_key, job_key, pace_key, pause_key, tries_key, wanted_key
+from ls_backend.jobs.sights import Pace, Sights
 from ls_backend.settings import Settings
 
 RANK = "rank"
@@ -50,6 +50,7 @@ TIMEOUT_S = {
     "judge": _DAYS_S,
     "advice": 1800,
     "savings": 6 * 3600,
+    "examine": 300,
 }
 """Seconds a job of each kind may run."""
 
@@ -66,6 +67,7 @@ KIND_QUEUES = {
     "judge": TRAIN,
     "advice": TRAIN,
     "savings": TRAIN,
+    "examine": EMBED,
 }
 _FUNCTIONS = {
     "update": "ls_backend.jobs.tasks.update_project",
@@ -80,6 +82,7 @@ _FUNCTIONS = {
     "judge": "ls_backend.jobs.tasks.judge",
     "advice": "ls_backend.jobs.tasks.advice",
     "savings": "ls_backend.jobs.tasks.savings",
+    "examine": "ls_backend.jobs.tasks.examine",
 }
 _SLOTS = "ab"
 _IS_BUSY = """
@@ -101,42 +104,12 @@ _FAILURE_TTL_S = 5  # 0 would end healthy workers while they clean up, longer wo
 _ANSWER_TTL_S = 60
 _FAILURE_KEPT_S = 86_400
 _LONGEST_PAUSE_S = 60
+_PACE_KEPT_S = 600
+DEPLOYMENT = 0
+"""In place of a project's id: work that concerns the whole deployment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why the last run of a kind of job failed; gone with the next success.
-
-    Attributes:
-        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "preview", "reasons", "train", "judge",
-            "advice" or "savings".
-        code: Stable name of the error.
-        at: When it failed.
-    """
-
-    kind: str
-    code: str
-    message: str
-    hint: str
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Work that waits or is under way.
-
-    Attributes:
-        kind: As in `Failure`.
-        state: "running" or "queued"; one whose worker was killed counts as running until that is noticed.
-    """
-
-    job_id: str
-    kind: str
-    project_id: int
-    state: str
-
-
-class Queues:
+class Queues(Sights):
     """The job queues of a deployment. Thread-safe; one for each process.
 
     Every method raises `QueueError` when Redis gives no answer within about two seconds. A caller that has bumped the
@@ -145,14 +118,15 @@ class Queues:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._redis = redis.Redis.from_url(
+        connection = redis.Redis.from_url(
             url,
             socket_connect_timeout=1,
             socket_timeout=2,
             retry=ReconnectPolicy(ConstantBackoff(0.05), 1),
             retry_on_error=[redis.ConnectionError],
         )
-        self._queues = {name: Queue(name, connection=self._redis, serializer=SERIALIZER) for name in NAMES}
+        queues = {name: Queue(name, connection=connection, serializer=SERIALIZER) for name in NAMES}
+        super().__init__(connection, queues, KIND_QUEUES)
 
     @classmethod
     def of(cls, settings: Settings) -> Queues:
@@ -222,6 +196,48 @@ class Queues:
     def kick_savings(self, project_id: int) -> bool:
         """Wake the replay of a project's labels; False when it waits or runs already."""
         return self._enqueue("savings", f"savings-{project_id}", (project_id,))
+
+    def kick_examine(self) -> bool:
+        """Wake a look at every known trap, kept as problems; False when one waits or runs already."""
+        job_id = f"examine-{DEPLOYMENT}"
+        with self._talking():
+            if self._is_busy("examine", job_id):  # the look also frees an id that a Redis without data has left
+                return False
+        return self._enqueue("examine", job_id, ())
+
+    def retry(self, kind: str, project_id: int) -> bool:
+        """End the pause of failed work and wake it; what nobody waits for any more is only forgotten.
+
+        Trainings and their looks at the pool are woken through a comparison, which knows what is due: see `work.retry`
+        for a training that is over.
+
+        Returns:
+            Whether a job was added; False when one waits already, and for `predict` and `preview`, which are asked for
+            anew.
+
+        Raises:
+            SettingsError: There is no such kind.
+        """
+        if kind not in KIND_QUEUES:
+            raise SettingsError(
+                f"There is no kind of job {kind!r}; expected one of {', '.join(KIND_QUEUES)}.",
+                hint="List the failed jobs with `ls-backend jobs`.",
+            )
+        with self._talking():
+            self._redis.delete(pause_key(kind, project_id), tries_key(kind, project_id))
+            if kind in ("predict", "preview"):
+                self._redis.hdel(failures_key(project_id), kind)
+        if kind == "update":
+            return self.kick(project_id)
+        if kind == "embed":
+            return self.kick_embed(project_id)
+        if kind == "sync":
+            return self.kick_sync(project_id)
+        if kind == "examine":
+            return self.kick_examine()
+        if kind == "savings":
+            return self.kick_savings(project_id)
+        return kind not in ("predict", "preview") and self.kick_reconcile(project_id)
 
     def heal(self, project_id: int) -> bool:
         """Like `kick`, unless an update is on its way already, or failed and its pause is not over."""
@@ -301,45 +317,10 @@ class Queues:
         self._enqueue("preview", job_id, (project_id, token), at_front=True)
         return self._answer(job_id, deadline)
 
-    def depths(self) -> dict[str, int]:
-        """Jobs that wait, by queue name."""
+    def note_pace(self, project_id: int, pace: Pace) -> None:
+        """Keep how fast a chunk was embedded, for those who ask how long the rest takes."""
         with self._talking():
-            return {name: int(self._redis.llen(queue.key)) for name, queue in self._queues.items()}
-
-    def workers(self) -> dict[str, int]:
-        """Workers that live, by queue name."""
-        with self._talking():
-            return {name: sum(self._live(name)) for name in self._queues}
-
-    def _live(self, queue: str) -> list[bool]:
-        members = cast("set[bytes]", self._redis.smembers(f"rq:workers:{queue}"))
-        pipeline = self._redis.pipeline()
-        for member in members:
-            pipeline.exists(alive_key(member.decode().removeprefix("rq:worker:")))
-        return [bool(found) for found in pipeline.execute()]
-
-    def jobs(self) -> tuple[Job, ...]:
-        """Return the jobs that run, then those that wait in the order in which they will be taken, queue by queue."""
-        with self._talking():
-            pipeline = self._redis.pipeline(transaction=False)
-            for queue in self._queues.values():
-                pipeline.zrange(queue.started_job_registry.key, 0, -1)
-                pipeline.lrange(queue.key, 0, -1)
-            answers = cast("list[list[bytes]]", pipeline.execute())
-        running = [entry.decode().partition(":")[0] for entries in answers[::2] for entry in entries]
-        waiting = [job_id.decode() for job_ids in answers[1::2] for job_id in job_ids]
-        return tuple(
-            Job(job_id, *project_of(job_id), state)
-            for state, job_ids in (("running", running), ("queued", waiting))
-            for job_id in dict.fromkeys(job_ids)
-        )
-
-    def failed(self, project_id: int) -> tuple[Failure, ...]:
-        """Return what failed the last time it ran, newest first."""
-        with self._talking():
-            stored = cast("dict[bytes, bytes]", self._redis.hgetall(failures_key(project_id)))
-        failures = [_read_failure(kind.decode(), json.loads(raw)) for kind, raw in stored.items()]
-        return tuple(sorted(failures, key=lambda failure: failure.at, reverse=True))
+            self._redis.set(pace_key(project_id), json.dumps([pace.tasks, pace.seconds]), ex=_PACE_KEPT_S)
 
     def started(self, kind: str, project_id: int) -> None:
         """Note that a run begins: until it succeeds the project is in its pause, whatever ends the run."""
@@ -351,19 +332,41 @@ class Queues:
             pipeline.set(pause_key(kind, project_id), tries, ex=pause_s)
             pipeline.execute()
 
-    def succeeded(self, kind: str, project_id: int) -> None:
-        """Note that a run did what it should: no pause, no failure."""
+    def succeeded(self, kind: str, project_id: int, *, seconds: float | None = None) -> None:
+        """Note that a run did what it should, and how long it took: no pause, no failure."""
         with self._talking():
             pipeline = self._redis.pipeline()
+            tally.note(pipeline, kind, tally.DONE, seconds)
             pipeline.delete(tries_key(kind, project_id), pause_key(kind, project_id))
             pipeline.hdel(failures_key(project_id), kind)
             pipeline.execute()
 
-    def record_failure(self, kind: str, project_id: int, *, code: str, message: str, hint: str) -> None:
-        """Keep why a run failed where it can be read even when the database is what failed."""
+    def record_failure(
+        self,
+        kind: str,
+        project_id: int,
+        *,
+        code: str,
+        message: str,
+        hint: str,
+        seconds: float | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        """Keep why a run failed where it can be read even when the database is what failed, and count it.
+
+        Args:
+            kind: What failed.
+            project_id: For which project.
+            code: Stable name of the error.
+            message: In words.
+            hint: What to do.
+            seconds: How long the run took; None for a worker that died.
+            error: What was raised; None for a worker that died.
+        """
         told = {"code": code, "message": message, "hint": hint, "at": datetime.now(UTC).isoformat()}
         with self._talking():
             pipeline = self._redis.pipeline()
+            tally.note(pipeline, kind, tally.DIED if error is None else tally.FAILED, seconds, error)
             pipeline.hset(failures_key(project_id), kind, json.dumps(told))
             pipeline.expire(failures_key(project_id), _FAILURE_KEPT_S)
             pipeline.execute()
@@ -379,7 +382,7 @@ class Queues:
             with self._talking():
                 pipeline = self._redis.pipeline()  # one transaction: the answer is set before the job disappears
                 pipeline.get(answer_key(job_id))
-                pipeline.hget(_job_key(job_id), "status")
+                pipeline.hget(job_key(job_id), "status")
                 answer, status = pipeline.execute()
             if answer is not None:
                 return bool(int(answer))
@@ -395,11 +398,11 @@ class Queues:
         """Whether a job waits or runs; frees its id when it only says so, as a Redis that lost data may leave it."""
         queue = self._queues[KIND_QUEUES[kind]]
         between = IntermediateQueue.get_intermediate_queue_key(queue.key)
-        keys = (_job_key(job_id), queue.key, between, queue.started_job_registry.key)
+        keys = (job_key(job_id), queue.key, between, queue.started_job_registry.key)
         return bool(self._redis.eval(_IS_BUSY, len(keys), *keys, job_id))
 
     def _is_known(self, job_id: str) -> bool:
-        return bool(self._redis.exists(_job_key(job_id)))
+        return bool(self._redis.exists(job_key(job_id)))
 
     def _enqueue_single(self, kind: str, project_id: int) -> bool:
         return any(self._enqueue(kind, f"{kind}-{project_id}-{slot}", (project_id,)) for slot in _SLOTS)
@@ -423,60 +426,9 @@ class Queues:
                 return False
         return True
 
-    @contextmanager
-    def _talking(self) -> Iterator[None]:
-        try:
-            yield
-        except redis.RedisError as error:
-            raise QueueError(f"Redis refused or gave no answer: {error}") from error
-
 
 def redis_url(settings: Settings) -> str:
     """Return the Redis of a deployment: REDIS_URL, or the embedded server of its data folder."""
     if settings.redis_url is not None:
         return settings.redis_url.get_secret_value()
     return redis_server.url_of(settings.data_dir)
-
-
-def project_of(job_id: str) -> tuple[str, int]:
-    """Read the kind and the project from a job id."""
-    kind, project_id, *_ = job_id.split("-")
-    return kind, int(project_id)
-
-
-def pause_key(kind: str, project_id: int | str) -> str:
-    """Key that exists while failing work of a project rests."""
-    return f"lsb:pause:{kind}:{project_id}"
-
-
-def tries_key(kind: str, project_id: int) -> str:
-    """Key that counts runs since the last success."""
-    return f"lsb:tries:{kind}:{project_id}"
-
-
-def wanted_key(kind: str, project_id: int) -> str:
-    """Key that counts kicks of a kind whose generations are not in the records."""
-    return f"lsb:wanted:{kind}:{project_id}"
-
-
-def failures_key(project_id: int) -> str:
-    """Key of the last failure by kind."""
-    return f"lsb:failures:{project_id}"
-
-
-def alive_key(worker_name: str) -> str:
-    """Key that exists while a worker lives."""
-    return f"lsb:alive:{worker_name}"
-
-
-def answer_key(job_id: str) -> str:
-    """Key of the outcome of a job that somebody waits for."""
-    return f"lsb:answer:{job_id}"
-
-
-def _job_key(job_id: str) -> str:
-    return f"rq:job:{job_id}"
-
-
-def _read_failure(kind: str, told: dict[str, str]) -> Failure:
-    return Failure(kind, told["code"], told["message"], told["hint"], datetime.fromisoformat(told["at"]))

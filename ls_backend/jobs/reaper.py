@@ -25,7 +25,8 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
 
 from ls_backend import logs
-from ls_backend.jobs.queues import NAMES, SERIALIZER, alive_key
+from ls_backend.jobs.keys import alive_key
+from ls_backend.jobs.queues import NAMES, SERIALIZER
 
 _PUT_BACK = """
 if redis.call('lrem', KEYS[1], 1, ARGV[1]) == 0 then return 0 end

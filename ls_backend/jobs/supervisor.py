@@ -25,7 +25,8 @@ from pydantic import SecretStr
 from ls_backend import logs
 from ls_backend.errors import BackendError, QueueError
 from ls_backend.jobs import redis_server, workers
-from ls_backend.jobs.queues import EMBED, RANK, TRAIN, Queues, project_of, redis_url
+from ls_backend.jobs.keys import project_of
+from ls_backend.jobs.queues import EMBED, RANK, TRAIN, Queues, redis_url
 from ls_backend.jobs.reaper import Reaper
 from ls_backend.leash import leashed
 from ls_backend.settings import Settings, env_names
@@ -40,6 +41,8 @@ SERVER_HEAD_START_S = 2.5
 _TICK_S = 0.1
 _REDIS_START_S = 30.0  # a Redis started at the same moment by somebody else may not be up yet
 _LONGEST_BACK_OFF_S = 30.0
+_EXAMINE_EVERY_S = 3600.0
+_FIRST_EXAMINE_S = 60.0  # not while everything starts
 _HEALTHY_S = 30.0  # a child that lived this long is started again at once
 _log = logs.get(__name__)
 
@@ -241,6 +244,7 @@ class Healer:
         self._connection = redis.Redis.from_url(redis_url(settings), socket_connect_timeout=2, socket_timeout=5)
         self._reaper = Reaper(self._connection)
         self._store: Store | None = None
+        self._examine_from = time.monotonic() + _FIRST_EXAMINE_S
 
     def heal(self) -> dict[str, str]:
         """Do one round.
@@ -252,6 +256,8 @@ class Healer:
         try:
             hanging = self._reaper.sweep()
             self._wake_projects()
+            if time.monotonic() > self._examine_from and self._queues.claim("examine", seconds=_EXAMINE_EVERY_S):
+                self._queues.kick_examine()
         except (redis.RedisError, BackendError) as error:
             _log.warning("healing waits", error=str(error))
         except Exception:  # noqa: BLE001 - a round that fails must not end all rounds; SQL has errors of its own

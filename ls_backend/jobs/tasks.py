@@ -12,6 +12,7 @@
     judge           engine.judge, likewise, for the pool of a control
     advice          engine.advice.renew, likewise, now and then
     savings         engine.advice.replay_savings, likewise, when somebody asks for it
+    examine         engine.doctor, whose findings are kept as problems
 
 Errors are recorded (records and Redis), paused and healed by the supervisor; they do not leave the job, because RQ
 would repeat it at once. A killed worker's job is repeated at once.
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import importlib
 import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -35,7 +37,8 @@ from ls_backend import logs
 from ls_backend.domain import Finding
 from ls_backend.errors import BackendError, QueueError
 from ls_backend.jobs import children
-from ls_backend.jobs.queues import EMBED, RANK, TIMEOUT_S, TRAIN, Queues
+from ls_backend.jobs.queues import DEPLOYMENT, EMBED, RANK, TIMEOUT_S, TRAIN, Queues
+from ls_backend.jobs.sights import Pace
 from ls_backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -143,8 +146,11 @@ def embed(project_id: int) -> None:
 
         queues = _queues(context.settings)
         seen = queues.embeds_wanted(project_id)
-        remaining = embed_pool(context, project_id).remaining
-        if remaining or queues.embeds_wanted(project_id) != seen:
+        started = time.monotonic()
+        made = embed_pool(context, project_id)
+        if tasks := made.read + made.failed:
+            queues.note_pace(project_id, Pace(tasks, time.monotonic() - started))
+        if made.remaining or queues.embeds_wanted(project_id) != seen:
             queues.kick_embed(project_id)
 
     _run(_Run("embed", project_id, lock=f"embed-{project_id}"), body)
@@ -235,6 +241,18 @@ def savings(project_id: int) -> None:
     _run(_Run("savings", project_id, lock=f"savings-{project_id}"), body)
 
 
+def examine() -> None:
+    """Look at every known trap, and keep what is found as problems."""
+
+    def body(context: Context) -> None:
+        from ls_backend.engine import doctor  # noqa: PLC0415 - slow to import
+        from ls_backend.jobs import checkup  # noqa: PLC0415 - only here
+
+        doctor.keep(context, [checkup.look(context.settings), *doctor.examine(context)])
+
+    _run(_Run("examine", DEPLOYMENT, lock="examine"), body)
+
+
 def _run(run: _Run, body: Callable[[Context], None]) -> None:
     job = get_current_job()
     if job is None:
@@ -242,11 +260,13 @@ def _run(run: _Run, body: Callable[[Context], None]) -> None:
     settings = worker_settings.get()
     queues = _queues(settings)
     done = False
-    with structlog.contextvars.bound_contextvars(job=job.id, project=run.project_id):
+    about = {"job": job.id, "kind": run.kind} | ({} if run.project_id == DEPLOYMENT else {"project": run.project_id})
+    started = time.monotonic()
+    with structlog.contextvars.bound_contextvars(**about):
         try:
             done = _hold_and_run(settings, run, job.id, body)
         except Exception as error:  # noqa: BLE001 - the border of the job: all is recorded here, timeouts too
-            _record(settings, run, error)
+            _record(settings, run, error, time.monotonic() - started)
         if run.kind in ("predict", "preview"):
             queues.answer(job.id, done=done)
         else:
@@ -266,8 +286,9 @@ def _hold_and_run(settings: Settings, run: _Run, job_id: str, body: Callable[[Co
             return False  # the run that holds the lock looks again when it ends
         queues.started(run.kind, run.project_id)
         context = _context(settings)
+        started = time.monotonic()
         body(context)
-        queues.succeeded(run.kind, run.project_id)
+        queues.succeeded(run.kind, run.project_id, seconds=time.monotonic() - started)
         _resolve(context, run)
     return True
 
@@ -360,18 +381,20 @@ def _resolve(context: Context, run: _Run) -> None:
             context.store.problems.resolve(run.project_id, problem.finding.code, problem.finding.subject)
 
 
-def _record(settings: Settings, run: _Run, error: Exception) -> None:
+def _record(settings: Settings, run: _Run, error: Exception, seconds: float) -> None:
     code, hint = "job-failed", BackendError.hint
     if isinstance(error, BackendError):
         code, hint = error.code, error.hint
-        _log.warning("job failed", kind=run.kind, code=code, error=str(error))
+        _log.warning("job failed", code=code, error=str(error))
     else:
-        _log.error("job failed", kind=run.kind, exc_info=error)
+        _log.error("job failed", exc_info=error)
     if isinstance(error, JobTimeoutException):
         code, hint = "job-timeout", "Look at the log for what took so long; the job is tried again after a pause."
     message = str(error) or type(error).__name__
     try:
-        _queues(settings).record_failure(run.kind, run.project_id, code=code, message=message, hint=hint)
+        _queues(settings).record_failure(
+            run.kind, run.project_id, code=code, message=message, hint=hint, seconds=seconds, error=error
+        )
         # People see less, and nothing waits for it.
         level = "warning" if run.kind in ("insights", "preview", "reasons", "advice", "savings") else "error"
         finding = Finding(code, level, _subject(run), message, hint)

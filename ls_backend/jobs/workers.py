@@ -21,7 +21,8 @@ from rq.job import Job
 from ls_backend import leash, logs
 from ls_backend.errors import SettingsError
 from ls_backend.jobs import reaper, tasks
-from ls_backend.jobs.queues import NAMES, SERIALIZER, alive_key, redis_url
+from ls_backend.jobs.keys import alive_key
+from ls_backend.jobs.queues import NAMES, SERIALIZER, redis_url
 from ls_backend.settings import Settings
 
 _WORKER_TTL_S = 20  # RQ waits for a job 15 s less than this, so a worker looks at its signals every 5 s

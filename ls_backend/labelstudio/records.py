@@ -126,6 +126,10 @@ def project(row: Json) -> ProjectState:
         task_count=int(row.get("task_number") or 0),
         annotation_count=int(row.get("total_annotations_number") or 0),
         skipped_count=int(row.get("skipped_annotations_number") or 0),
+        trains_on_submit=bool(
+            row.get("start_training_on_annotation_update") or row.get("min_annotations_to_start_training")
+        ),
+        predicts_on_load=bool(row.get("evaluate_predictions_automatically")),
     )
 
 

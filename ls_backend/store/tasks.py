@@ -188,6 +188,13 @@ class Tasks:
             unread=int(unread),
         )
 
+    def newest_annotation(self, project_id: int) -> datetime | None:
+        """Return when the newest annotation was made or changed, by Label Studio's clock; None before the first."""
+        newest = select(func.max(task_annotations.c.updated_at)).where(task_annotations.c.project_id == project_id)
+        with self._database.read() as connection:
+            found: datetime | None = connection.scalar(newest)
+            return found
+
     def set_labels(self, project_id: int, labels: Mapping[int, tuple[str | None, str | None]]) -> None:
         """Set the label of tasks.
 

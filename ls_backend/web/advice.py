@@ -6,7 +6,8 @@ from typing import Any
 
 from flask_openapi3.blueprint import APIBlueprint
 
-from ls_backend.web.answers import ProjectPath, plain, project_of
+from ls_backend.domain import plain
+from ls_backend.web.answers import ProjectPath, project_of
 from ls_backend.web.protocol import Backend
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 from flask import abort
 from pydantic import BaseModel, Field
 
@@ -23,8 +20,3 @@ def project_of(store: Store, path: ProjectPath) -> Project:
     if project is None:
         abort(404, description=f"Project {path.project_id} is not connected to this backend.")
     return project
-
-
-def plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of our frozen records
-    """Turn a record into what JSON can hold."""
-    return {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in asdict(record).items()}

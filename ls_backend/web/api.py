@@ -9,9 +9,10 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
+from ls_backend.domain import plain
 from ls_backend.store import Project
 from ls_backend.web import advice, insights, settings
-from ls_backend.web.answers import ProjectPath, plain, project_of
+from ls_backend.web.answers import ProjectPath, project_of
 from ls_backend.web.protocol import Backend
 
 TAG = Tag(name="projects", description="Projects as this backend knows them")

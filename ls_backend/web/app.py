@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 import threading
 import uuid
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from flask import Response, jsonify, request
+import structlog
+from flask import Response, g, jsonify, request
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 from werkzeug.exceptions import HTTPException
@@ -18,7 +20,7 @@ from ls_backend import __version__, logs
 from ls_backend.errors import BackendError, QueueError, SettingsConflict
 from ls_backend.labelstudio import label_config
 from ls_backend.settings import Settings
-from ls_backend.web import api, protocol
+from ls_backend.web import api, operations, protocol
 
 if TYPE_CHECKING:
     from werkzeug.wrappers import Response as BaseResponse
@@ -33,6 +35,8 @@ REASON_LENGTH = 400
 
 LOGIN_REMEDY = "Choose Basic auth for the model and give those of BASIC_AUTH_USER and BASIC_AUTH_PASS."
 PATH_REMEDY = "Give the address without a path behind the port."
+REQUEST_ID_HEADER = "X-Request-ID"
+_GIVEN_ID = re.compile(r"[\w.-]{1,64}")
 
 WARM_AFTER_S = 0.5
 
@@ -54,6 +58,8 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     backend = protocol.Backend.of(settings)
     app.register_blueprint(protocol.blueprint(backend))
     app.register_api(api.blueprint(backend))
+    app.register_api(operations.blueprint(backend))
+    _number_requests(app)
     _authenticate(app, settings)
     _explain_errors(app)
     backend.wake_all()
@@ -62,6 +68,26 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     warming.daemon = True
     warming.start()
     return app
+
+
+def _number_requests(app: OpenAPI) -> None:
+    """Give each request an id that stands in its log lines and in its answer; a proxy's id is kept."""
+
+    def begin() -> None:
+        given = request.headers.get(REQUEST_ID_HEADER, "")
+        g.request_id = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex[:12]
+        structlog.contextvars.bind_contextvars(request=g.request_id)
+
+    def answer(response: Response) -> Response:
+        response.headers[REQUEST_ID_HEADER] = g.request_id
+        return response
+
+    def end(_error: BaseException | None) -> None:
+        structlog.contextvars.unbind_contextvars("request")  # the thread serves others after this one
+
+    app.before_request(begin)
+    app.after_request(answer)
+    app.teardown_request(end)
 
 
 def _authenticate(app: OpenAPI, settings: Settings) -> None:
@@ -126,8 +152,8 @@ def _explain_errors(app: OpenAPI) -> None:
         return answer
 
     def broken(error: Exception) -> BaseResponse:
-        number = uuid.uuid4().hex[:8]
-        log.error("unexpected error", path=request.path, error_id=number, exc_info=error)
+        number = g.request_id
+        log.error("unexpected error", path=request.path, exc_info=error)
         answer = jsonify({"error": "internal", "message": f"Unexpected error {number}; the server's log has it."})
         answer.status = f"500 Unexpected error {number}, see the log of ls_backend"
         return answer

@@ -8,8 +8,9 @@ from typing import Any
 from flask_openapi3.blueprint import APIBlueprint
 from pydantic import BaseModel, Field
 
+from ls_backend.domain import plain
 from ls_backend.engine import progress
-from ls_backend.web.answers import ProjectPath, plain, project_of
+from ls_backend.web.answers import ProjectPath, project_of
 from ls_backend.web.protocol import Backend
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from flask import Blueprint, Response, request
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ValidationError
 
 from ls_backend import logs, metrics
@@ -28,6 +28,7 @@ from ls_backend.labelstudio.client import SECRET_HEADER
 from ls_backend.labelstudio.interactive import pointed_at
 from ls_backend.settings import Settings
 from ls_backend.store import Project, Store
+from ls_backend.web import measure
 from ls_backend.web.diagnosis import Diagnosis
 
 log = logs.get(__name__)
@@ -133,8 +134,7 @@ def blueprint(backend: Backend) -> Blueprint:
 
     @door.get("/metrics")
     def prometheus() -> Response:
-        _measure(backend)
-        return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+        return Response(measure.answer(backend.store, backend.queues), content_type=CONTENT_TYPE_LATEST)
 
     # Calls of older Label Studio versions. Training starts by itself, so there is nothing to do and nothing wrong.
     @door.post("/train")
@@ -149,22 +149,6 @@ def blueprint(backend: Backend) -> Blueprint:
         return {"status": "ok"}
 
     return door
-
-
-def _measure(backend: Backend) -> None:
-    """Set the gauges from the records: workers are other processes, and their memory is not ours to read."""
-    store = backend.store
-    for project in store.projects.active():
-        name = str(project.id)
-        serving = store.versions.in_force(project.id)
-        window = store.windows.in_force(project.id)
-        left = store.tasks.available(project.id) & set(window.task_ids) if window else set()
-        metrics.LABELS.labels(name).set(store.tasks.counts(project.id).labelled)
-        metrics.WINDOW_LEFT.labels(name).set(len(left))
-        metrics.GENERATIONS_BEHIND.labels(name).set(project.wanted_generation - project.done_generation)
-        metrics.PROBLEMS.labels(name).set(len(store.problems.open(project.id)))
-        if serving is not None and serving.metrics.accuracy is not None:
-            metrics.ACCURACY.labels(name).set(serving.metrics.accuracy)
 
 
 def _promoted(backend: Backend, project: Project) -> list[ModelVersion]:

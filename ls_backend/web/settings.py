@@ -8,10 +8,11 @@ from flask import request
 from flask_openapi3.blueprint import APIBlueprint
 from pydantic import BaseModel, Field
 
+from ls_backend.domain import plain
 from ls_backend.engine import configure
 from ls_backend.settings import ProjectSettings
 from ls_backend.store import Revision
-from ls_backend.web.answers import ProjectPath, plain, project_of
+from ls_backend.web.answers import ProjectPath, project_of
 from ls_backend.web.protocol import Backend
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from ls_backend.errors import QueueError
 from ls_backend.jobs import queues as queues_module
-from ls_backend.jobs.queues import Queues, project_of
+from ls_backend.jobs.keys import project_of
+from ls_backend.jobs.queues import Queues
 
 
 def test_two_jobs_wait_at_most(with_redis):

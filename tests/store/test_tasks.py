@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -261,3 +262,10 @@ def test_a_field_of_the_task_data_is_found_and_changed_alone(store, project, put
     assert store.tasks.texts(project, "mine") == {1: "a", 2: "b"}
     after = store.tasks.data(project, [1, 2, 3, 4])
     assert after == {1: before[1], 2: {**before[2], "mine": "b"}, 3: {"image": before[3]["image"]}}
+
+
+def test_the_newest_annotation_is_the_one_changed_last(store, project, put, make_task, make_annotation):
+    assert store.tasks.newest_annotation(project) is None
+    first, second = make_annotation(5, 1), make_annotation(6, 2)
+    put(make_task(1, annotations=(replace(first, updated_at=LATER),)), make_task(2, annotations=(second,)))
+    assert store.tasks.newest_annotation(project) == max(LATER, second.updated_at)

@@ -92,7 +92,7 @@ def embed_pool(context, project_id):
     left = int(_told(context.settings.data_dir, "chunks") or 0)
     if left:
         (context.settings.data_dir / "chunks").write_text(str(left - 1))
-    return types.SimpleNamespace(remaining=left > 0)
+    return types.SimpleNamespace(read=64, failed=0, remaining=left > 0)
 
 
 def predict_tasks(context, project_id, task_ids):
@@ -163,6 +163,21 @@ def _advise(kind):
     return run
 
 
+class Looked:
+    def __init__(self, project_id, findings, **how):
+        self.findings = findings
+
+
+def examine(context):
+    _body(context, "examine", 0)
+    return []
+
+
+def keep(context, looks):
+    for look in looks:
+        _note(context.settings.data_dir, f"kept examine 0 {len(look.findings)} {time.time()}")
+
+
 def _plain(kind):
     def run(context, project_id, **how):
         _body(context, kind, project_id)
@@ -205,6 +220,7 @@ _module(
     due=lambda store, project_id: (Path(os.environ["DATA_DIR"]) / "reasons-due").exists(),
 )
 _module("ls_backend.engine.deep", ask=ask, train=train, give_up=give_up)
+_module("ls_backend.engine.doctor", examine=examine, keep=keep, Looked=Looked)
 _module("ls_backend.engine.judge", judge_pool=judge_pool, due=lambda context, project_id: [])
 _module(
     "ls_backend.engine.advice",

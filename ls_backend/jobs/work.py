@@ -1,0 +1,76 @@
+"""The work of a deployment as people see it: what runs, waits and failed, and how far the long work is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ls_backend.engine import outlook
+from ls_backend.engine.outlook import Outlook
+from ls_backend.errors import QueueError
+from ls_backend.jobs.queues import Queues
+from ls_backend.jobs.sights import JobSeen
+from ls_backend.store import Store
+
+_TRAININGS_LOOKED_AT = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a deployment, or a project of it, is at.
+
+    Attributes:
+        jobs: Running, waiting and failed ones, in this order.
+        outlooks: How far embedding and trainings are.
+        queue_error: Why nothing is known of the jobs; None while Redis answers.
+    """
+
+    jobs: tuple[JobSeen, ...]
+    outlooks: tuple[Outlook, ...]
+    queue_error: str | None
+
+
+def look(store: Store, queues: Queues, project_id: int | None = None) -> Work:
+    """Say what is going on.
+
+    Args:
+        store: Records of the deployment.
+        queues: Its job queues; a Redis that is away is told, not raised.
+        project_id: Of this project only; None for all.
+    """
+    jobs: list[JobSeen] = []
+    paces: dict[int, float] = {}
+    error = None
+    projects = [item.id for item in store.projects.active() if project_id in (None, item.id)]
+    try:
+        jobs = queues.jobs(project_id)
+        for number in projects:
+            if (pace := queues.pace(number)) and pace.seconds > 0:
+                paces[number] = pace.tasks / pace.seconds
+    except QueueError as away:
+        error = str(away)
+    embedding = [outlook.of_embedding(number, store.tasks.counts(number), paces.get(number)) for number in projects]
+    training = [outlook.of_training(item) for item in store.trainings.open(project_id)]
+    return Work(tuple(jobs), (*(item for item in embedding if item is not None), *training), error)
+
+
+def retry(store: Store, queues: Queues, kind: str, project_id: int) -> bool:
+    """Try failed work again at once.
+
+    A deeper training that failed is over; it is wanted anew, with the labels there are when it begins.
+
+    Returns:
+        Whether something was woken that was not on its way already.
+
+    Raises:
+        SettingsError: There is no such kind.
+        QueueError: Redis does not answer.
+    """
+    woken = queues.retry(kind, project_id)
+    if kind != "train":
+        return woken
+    latest = {item.control: item for item in reversed(store.trainings.recent(project_id, _TRAININGS_LOOKED_AT))}
+    for item in latest.values():
+        if item.state == "failed":
+            asked = store.trainings.ask(project_id, item.control, classes=item.classes, n_labels=item.n_labels)
+            woken |= queues.kick_train(project_id, asked.training_id)
+    return woken
