@@ -145,7 +145,8 @@ def kcenter(repeat: int) -> list[Bar]:
         bars.append(Bar(f"  picks that were not the farthest, {kind.__name__}", [], [], figure, "none", not strays[0]))
         holds = None if len(radii) < 2 else radii[0] <= radii[1] * (1 + RADIUS_TOLERANCE)
         figure = f"{radii[0]:.6f}" + (f", peer {radii[1]:.6f}" if len(radii) > 1 else "")
-        bars.append(Bar(f"  cover radius, {kind.__name__}", [], [], figure, "not larger", holds))
+        bound = f"at most {1 + RADIUS_TOLERANCE:g} times"
+        bars.append(Bar(f"  cover radius, {kind.__name__}", [], [], figure, bound, holds))
     return bars
 
 
