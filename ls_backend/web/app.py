@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import structlog
-from flask import Response, g, jsonify, request
+from flask import Response, abort, g, jsonify, request
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 from werkzeug.exceptions import HTTPException
@@ -20,7 +20,7 @@ from ls_backend import __version__, logs
 from ls_backend.errors import BackendError, QueueError, SettingsConflict
 from ls_backend.labelstudio import label_config
 from ls_backend.settings import Settings
-from ls_backend.web import api, operations, protocol
+from ls_backend.web import api, operations, protocol, ui
 
 if TYPE_CHECKING:
     from werkzeug.wrappers import Response as BaseResponse
@@ -37,6 +37,9 @@ LOGIN_REMEDY = "Choose Basic auth for the model and give those of BASIC_AUTH_USE
 PATH_REMEDY = "Give the address without a path behind the port."
 REQUEST_ID_HEADER = "X-Request-ID"
 _GIVEN_ID = re.compile(r"[\w.-]{1,64}")
+
+OTHER_SITES = frozenset({"cross-site", "same-site"})
+"""What a browser writes into Sec-Fetch-Site of a request that a page of another server has made."""
 
 WARM_AFTER_S = 0.5
 
@@ -59,8 +62,10 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     app.register_blueprint(protocol.blueprint(backend))
     app.register_api(api.blueprint(backend))
     app.register_api(operations.blueprint(backend))
+    app.register_blueprint(ui.blueprint(backend))
     _number_requests(app)
     _authenticate(app, settings)
+    _refuse_other_sites(app)
     _explain_errors(app)
     backend.wake_all()
     # The SDK takes a second to load, twice that on a busy machine, and /setup has three; /health must not wait for it.
@@ -111,6 +116,19 @@ def _authenticate(app: OpenAPI, settings: Settings) -> None:
         what = "a wrong" if sent is not None else "no"
         answer.status = f"401 {reason_phrase(f'ls_backend was given {what} user name or password. {LOGIN_REMEDY}')}"
         return answer
+
+    app.before_request(check)
+
+
+def _refuse_other_sites(app: OpenAPI) -> None:
+    """Refuse what another site makes a browser send: it knows the password, and may be where no one else is let in.
+
+    Browsers say where a request comes from; Label Studio, scripts and the command line do not, and are let through.
+    """
+
+    def check() -> None:
+        if request.method not in ("GET", "HEAD", "OPTIONS") and request.headers.get("Sec-Fetch-Site") in OTHER_SITES:
+            abort(403, description="Another site has sent this request; use the pages of this server instead.")
 
     app.before_request(check)
 

@@ -203,8 +203,20 @@ class Process:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory, redis_url):
+def serve(tmp_path_factory, redis_url):
+    """Start a server process with records of its own."""
+    running = []
+
+    def start(**settings):
+        running.append(Process(tmp_path_factory.mktemp("server") / "data", redis_url, **settings))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def server(serve):
     """A running server process."""
-    running = Process(tmp_path_factory.mktemp("server") / "data", redis_url, log_level="DEBUG")
-    yield running
-    running.stop()
+    return serve(log_level="DEBUG")
