@@ -166,15 +166,14 @@ def rank(
     """Print the order in force, with the factors and the reason of every rank."""
     context = open_context()
     record = context.project(project)
-    rows = context.store.windows.rows(project, record.window_version) if record.window_version else []
-    available = context.store.tasks.available(project)
-    rows = [row for row in rows if row.task_id in available]
+    version = record.window_version
+    rows = context.store.windows.ahead(project, version, limit) if version else []
     if as_json:
-        answer = {"project": project, "version": record.window_version, "tasks": [plain(row) for row in rows[:limit]]}
+        answer = {"project": project, "version": version, "tasks": [plain(row) for row in rows]}
         print(json.dumps(answer, indent=2))  # noqa: T201 - the command's answer
         return
     table = Table("rank", "task", "utility", "reason", title=f"{record.title or project}: {record.window_version}")
-    for row in rows[:limit]:
+    for row in rows:
         utility = "" if row.utility is None else f"{row.utility:.4g}"
         table.add_row(str(row.rank), str(row.task_id), utility, escape(row.reason))
     out.print(table)

@@ -29,6 +29,9 @@ from ls_backend.store.schema import kept_predictions, projects, tasks, window_ro
 
 REASONS_KEPT = 200  # windows whose tasks and reasons stay after their rows have left Label Studio
 
+_WAITS = and_(~tasks.c.is_labeled, tasks.c.total_annotations == 0, tasks.c.cancelled_annotations == 0)
+_SAME_TASK = and_(tasks.c.project_id == window_rows.c.project_id, tasks.c.task_id == window_rows.c.task_id)
+
 
 @dataclass(frozen=True, slots=True)
 class WindowRow:
@@ -168,6 +171,18 @@ class Windows:
             found = connection.execute(statement.order_by(window_rows.c.rank)).mappings()
             return [_row(row) for row in found]
 
+    def ahead(self, project_id: int, version: str, limit: int) -> list[WindowRow]:
+        """Return the first tasks of a window that nobody has labelled or skipped yet, in order."""
+        statement = (
+            select(window_rows)
+            .select_from(window_rows.join(tasks, _SAME_TASK))
+            .where(window_rows.c.project_id == project_id, window_rows.c.version == version, _WAITS)
+            .order_by(window_rows.c.rank)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [_row(row) for row in connection.execute(statement).mappings()]
+
     def places(self, project_id: int, version: str, task_ids: Iterable[int]) -> dict[int, tuple[int, str]]:
         """Return (rank, reason) of some tasks, by task id; those that are not in the window are left out."""
         columns = (window_rows.c.task_id, window_rows.c.rank, window_rows.c.reason)
@@ -181,11 +196,9 @@ class Windows:
 
     def left(self, project_id: int, version: str) -> tuple[int, int]:
         """Return how many tasks of a window nobody has labelled or skipped yet, and how many it has."""
-        waits = and_(~tasks.c.is_labeled, tasks.c.total_annotations == 0, tasks.c.cancelled_annotations == 0)
-        same = and_(tasks.c.project_id == window_rows.c.project_id, tasks.c.task_id == window_rows.c.task_id)
         statement = (
-            select(func.coalesce(func.sum(case((waits, 1), else_=0)), 0), func.count())
-            .select_from(window_rows.outerjoin(tasks, same))
+            select(func.coalesce(func.sum(case((_WAITS, 1), else_=0)), 0), func.count())
+            .select_from(window_rows.outerjoin(tasks, _SAME_TASK))
             .where(window_rows.c.project_id == project_id, window_rows.c.version == version)
         )
         with self._database.read() as connection:

@@ -56,10 +56,9 @@ def blueprint(backend: Backend) -> APIBlueprint:
     )
     def queue(path: ProjectPath, query: Limit) -> dict[str, Any]:
         found = project_of(store, path)
-        rows = store.windows.rows(found.id, found.window_version) if found.window_version else []
-        available = store.tasks.available(found.id)
-        rows = [row for row in rows if row.task_id in available]
-        return {"version": found.window_version, "tasks": [plain(row) for row in rows[: query.limit]]}
+        version = found.window_version
+        rows = store.windows.ahead(found.id, version, query.limit) if version else []
+        return {"version": version, "tasks": [plain(row) for row in rows]}
 
     @door.get("/projects/<int:project_id>/windows", summary="Published windows, newest first")
     def windows(path: ProjectPath, query: Limit) -> dict[str, Any]:

@@ -169,3 +169,19 @@ def test_places_and_what_is_left_are_told_without_reading_the_whole_window(
     assert store.windows.places(project, "al-none:1", [7]) == {}
     assert store.windows.left(project, window.version) == (1, 4), "9 is gone, 2 is labelled, 7 was skipped"
     assert store.windows.left(project, "al-none:1") == (0, 0)
+
+
+def test_what_is_ahead_comes_in_order_without_what_is_labelled_skipped_or_gone(
+    store, project, make_window, make_task, make_annotation
+):
+    window = make_window("al-1-0badcafe:1", task_ids=(30, 2, 7, 9, 4))
+    rows = rows_for(window.task_ids)
+    store.windows.add(window, rows)
+    labelled = make_task(2, annotations=(make_annotation(5, 2),))
+    skipped = make_task(7, annotations=(make_annotation(6, 7, cancelled=True),))
+    store.tasks.upsert(project, [make_task(30), labelled, skipped, make_task(4), make_task(8)], image_field="image")
+    assert store.windows.ahead(project, window.version, 10) == [
+        row for row in store.windows.rows(project, window.version) if row.task_id in (30, 4)
+    ]
+    assert [row.task_id for row in store.windows.ahead(project, window.version, 1)] == [30]
+    assert store.windows.ahead(project, "al-none:1", 10) == []

@@ -100,12 +100,13 @@ def _of_projects(door: Blueprint, backend: Backend) -> None:
     @door.get("/projects/<int:project_id>/queue")
     def queue(project_id: int) -> str:
         found = _project(backend, project_id)
-        rows = _ahead(backend, found)
+        version = found.window_version
+        rows = store.windows.ahead(project_id, version, QUEUE_SHOWN) if version else []
         return _page(
             "queue.html",
             project=found,
-            rows=[(row, bars(row)) for row in rows[:QUEUE_SHOWN]],
-            left=len(rows),
+            rows=[(row, bars(row)) for row in rows],
+            left=store.windows.left(project_id, version)[0] if version else 0,
             task_url=_task_url(found),
         )
 
@@ -157,14 +158,6 @@ def _project(backend: Backend, project_id: int) -> Project:
 
 def _page(template: str, **values: object) -> str:
     return render_template(f"ui/{template}", version=__version__, now=datetime.now(UTC), **values)
-
-
-def _ahead(backend: Backend, project: Project) -> list[WindowRow]:
-    """Return what is left of the window in force, in order."""
-    if project.window_version is None:
-        return []
-    available = backend.store.tasks.available(project.id)
-    return [row for row in backend.store.windows.rows(project.id, project.window_version) if row.task_id in available]
 
 
 def bars(row: WindowRow) -> list[Bar]:
