@@ -315,9 +315,9 @@ def _wake_followers(settings: Settings, run: _Run) -> None:
             queues.kick_embed(run.project_id)
         if run.kind in ("update", "reconcile") and not behind:  # a foreign model may have been mended meanwhile
             _want_deeper(settings, run.project_id)
-        _want_shown(settings, run)
         for training in store.trainings.open(run.project_id) if run.kind in ("update", "train", "judge") else ():
             queues.kick_train(run.project_id, training.training_id)
+        _want_shown(settings, run)  # last: what learns must not wait, or fail, for what people look at
     except Exception:  # noqa: BLE001 - the job itself is done, and the supervisor makes up for this
         _log.exception("what follows this job was not started; the supervisor will")
 
