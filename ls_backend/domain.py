@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+ORDER_LOST = frozenset({"sampling-mode", "model-version", "predictions-off"})
+"""Codes of findings that mean, while they are errors, that Label Studio serves another order than ours."""
+
 ORDERED_SAMPLING = "Uncertainty sampling"
 """The sampling mode in which Label Studio serves tasks by ascending prediction score."""
 

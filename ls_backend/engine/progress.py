@@ -174,7 +174,7 @@ def state(store: Store, project: Project) -> State:
     metrics = Metrics(0) if serving is None else serving.metrics
     low, high = (None, None) if metrics.accuracy is None else wilson(metrics.accuracy, metrics.n_holdout)
     name, sentence = _judged(store, project, counts, serving)
-    left = 0 if project.window_version is None else store.tallies.window_left(project.id, project.window_version)
+    left = 0 if project.window_version is None else store.windows.left(project.id, project.window_version)[0]
     return State(
         name=name,
         sentence=sentence,

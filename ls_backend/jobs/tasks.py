@@ -336,6 +336,7 @@ def _want_deeper(settings: Settings, project_id: int) -> None:
 def _want_shown(settings: Settings, run: _Run) -> None:
     """Have what people look at follow what this run has changed."""
     if run.kind in ("update", "reconcile", "insights"):
+        _want_advice(settings, run.project_id)
         _want_insights(settings, run.project_id)
     if run.kind in ("update", "reconcile"):
         _want_reasons(settings, run.project_id)
@@ -343,7 +344,6 @@ def _want_shown(settings: Settings, run: _Run) -> None:
 
 def _want_insights(settings: Settings, project_id: int) -> None:
     """Have the insights made anew when what they were made from has changed, now and then: people only look at them."""
-    _want_advice(settings, project_id)
     from ls_backend.engine.insights import due  # noqa: PLC0415 - slow to import
 
     queues = _queues(settings)

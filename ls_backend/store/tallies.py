@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, and_, case, func, select
+from sqlalchemy import ColumnElement, case, func, select
 
 from ls_backend.store.database import Database
-from ls_backend.store.schema import task_annotations, tasks, window_rows
+from ls_backend.store.schema import task_annotations, tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,6 @@ class Tallies:
         statement = select(tasks.c.label, func.count()).where(*mine).group_by(tasks.c.label)
         with self._database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(statement.order_by(tasks.c.label))}
-
-    def window_left(self, project_id: int, version: str) -> int:
-        """Count the tasks of a window that nobody has labelled or skipped yet."""
-        same = and_(tasks.c.project_id == window_rows.c.project_id, tasks.c.task_id == window_rows.c.task_id)
-        waiting = and_(~tasks.c.is_labeled, tasks.c.total_annotations == 0, tasks.c.cancelled_annotations == 0)
-        mine = (window_rows.c.project_id == project_id, window_rows.c.version == version)
-        statement = select(func.count()).select_from(window_rows.join(tasks, same)).where(*mine, waiting)
-        with self._database.read() as connection:
-            number: int = connection.execute(statement).scalar_one()
-            return number
 
     def _hour(self, moment: ColumnElement[datetime]) -> ColumnElement[str]:
         """Write the hour of a moment, in UTC, as "2026-03-01 12"."""

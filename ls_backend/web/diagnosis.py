@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ls_backend.domain import ModelVersion
+from ls_backend.domain import ORDER_LOST, ModelVersion
 from ls_backend.errors import QueueError
 from ls_backend.jobs.queues import EMBED, RANK, Queues
 from ls_backend.settings import ProjectSettings
@@ -18,8 +18,6 @@ from ls_backend.store import Project, Store
 
 NEEDED = (RANK, EMBED)
 """Queues without whose workers nothing moves; deeper training may be left to another machine, or to nobody."""
-
-_ORDER_LOST = frozenset({"model-version", "sampling-mode", "predictions-off"})
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Diagnosis:
         if version is None:
             return "no order has been published yet"
         left, whole = self.store.windows.left(self.project.id, version)
-        lost = any(code in _ORDER_LOST and level == "error" for code, level, _ in self._problems)
+        lost = any(code in ORDER_LOST and level == "error" for code, level, _ in self._problems)
         return f"{version} is {'NOT in force' if lost else 'in force'}, {left} of {whole} tasks left"
 
     def _problems_in_words(self) -> str:

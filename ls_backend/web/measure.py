@@ -16,10 +16,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from ls_backend import logs, metrics
+from ls_backend.domain import ORDER_LOST
 from ls_backend.engine import outlook
 from ls_backend.errors import BackendError, QueueError
 from ls_backend.jobs.queues import Queues
-from ls_backend.jobs.tally import BUCKETS_S
+from ls_backend.jobs.tally import BUCKETS_S, Tally
 from ls_backend.metrics import Measured
 from ls_backend.store import Project, Store
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 log = logs.get(__name__)
 
 Sample = tuple[Measured, Sequence[str], float]
-ORDER_CODES = frozenset({"sampling-mode", "model-version", "predictions-off"})
-"""Problems that mean, while they are errors, that Label Studio serves another order than ours."""
-
 LEVELS = ("warning", "error")
 
 
@@ -56,8 +54,9 @@ class _Now(Collector):
             metrics.JOB_SECONDS.name, metrics.JOB_SECONDS.text, labels=metrics.JOB_SECONDS.labels
         )
         try:
-            samples += _of_queues(self._queues)
-            _add_durations(histogram, self._queues)
+            counted = self._queues.tally()
+            samples += _of_queues(self._queues, counted)
+            _add_durations(histogram, counted)
         except QueueError as error:
             up["redis"] = 0.0
             log.warning("metrics without Redis", reason=str(error))
@@ -76,8 +75,7 @@ class _Now(Collector):
         yield histogram
 
 
-def _of_queues(queues: Queues) -> Iterator[Sample]:
-    tally = queues.tally()
+def _of_queues(queues: Queues, tally: Tally) -> Iterator[Sample]:
     for outcome, count in tally.jobs.items():
         yield metrics.JOBS, outcome, count
     for refusal, count in tally.refusals.items():
@@ -91,9 +89,9 @@ def _of_queues(queues: Queues) -> Iterator[Sample]:
             yield measured, (name,), value
 
 
-def _add_durations(histogram: HistogramMetricFamily, queues: Queues) -> None:
+def _add_durations(histogram: HistogramMetricFamily, tally: Tally) -> None:
     bounds = [*map(str, BUCKETS_S), "+Inf"]
-    for kind, made in queues.tally().durations.items():
+    for kind, made in tally.durations.items():
         buckets = list(zip(bounds, map(float, accumulate(made.counts)), strict=True))
         histogram.add_metric((kind,), buckets, made.sum_s)
 
@@ -108,7 +106,7 @@ def _of_records(store: Store) -> Iterator[Sample]:
         mine = [finding for project_id, finding in problems if project_id == project.id]
         for level in LEVELS:
             yield metrics.PROBLEMS, (*name, level), sum(finding.level == level for finding in mine)
-        lost = any(finding.level == "error" and finding.code in ORDER_CODES for finding in mine)
+        lost = any(finding.level == "error" and finding.code in ORDER_LOST for finding in mine)
         yield metrics.ORDER_APPLIED, name, float(project.window_version is not None and not lost)
         yield from _of_project(store, project)
         yield from _of_trainings(store, project.id)

@@ -8,7 +8,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
-from ls_backend.domain import plain as _plain
+from ls_backend.domain import plain
 from ls_backend.jobs import work
 from ls_backend.web.protocol import Backend
 
@@ -36,8 +36,8 @@ def blueprint(backend: Backend) -> APIBlueprint:
     def jobs(query: OfProject) -> dict[str, Any]:
         seen = work.look(backend.store, backend.queues, query.project)
         return {
-            "jobs": [_plain(item) for item in seen.jobs],
-            "progress": [{**_plain(item), "share": item.share} for item in seen.outlooks],
+            "jobs": [plain(item) for item in seen.jobs],
+            "progress": [{**plain(item), "share": item.share} for item in seen.outlooks],
             "queue_error": seen.queue_error,
         }
 
@@ -47,7 +47,7 @@ def blueprint(backend: Backend) -> APIBlueprint:
 
     @door.get("/problems", summary="Every open problem, of the projects and of the deployment, latest first")
     def every_problem() -> dict[str, Any]:
-        return {"problems": [_plain(item) for item in backend.store.problems.open_anywhere()]}
+        return {"problems": [plain(item) for item in backend.store.problems.open_anywhere()]}
 
     @door.post("/doctor", summary="Have a worker look at every known trap; what it finds becomes problems")
     def doctor() -> tuple[dict[str, Any], int]:

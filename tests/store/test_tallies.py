@@ -60,5 +60,5 @@ def test_what_is_left_of_a_window_is_what_nobody_has_touched(store, project, mak
     store.tasks.upsert(project, given, image_field="image")
     window = make_window("al-cold:1", task_ids=(5, 2, 3, 1, 99))
     store.windows.add(window)
-    assert store.tallies.window_left(project, window.version) == 2, "99 is no task any more"
-    assert store.tallies.window_left(project, "al-cold:9") == 0
+    assert store.windows.left(project, window.version)[0] == 2, "99 is no task any more"
+    assert store.windows.left(project, "al-cold:9")[0] == 0
