@@ -10,18 +10,18 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import redis
 
-from ls_backend.domain import Metrics, ModelVersion, Window
+from ls_backend.domain import Annotation, Metrics, ModelVersion, Task, Window
 from ls_backend.jobs import redis_server
 from ls_backend.jobs.queues import Queues
 from ls_backend.jobs.supervisor import environment, server_command
 from ls_backend.settings import Settings
-from ls_backend.store import Store
+from ls_backend.store import Store, WindowRow
 from ls_backend.web.app import create_app
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -220,3 +220,62 @@ def serve(tmp_path_factory, redis_url):
 def server(serve):
     """A running server process."""
     return serve(log_level="DEBUG")
+
+
+def an_image(number, at, *, annotated=False):
+    answer = Annotation(
+        number, number, (), was_cancelled=False, ground_truth=False, completed_by=3, created_at=at, updated_at=at
+    )
+    return Task(
+        number,
+        {"image": f"{number}.png"},
+        at,
+        is_labeled=annotated,
+        total_annotations=int(annotated),
+        cancelled_annotations=0,
+        annotations=(answer,) if annotated else None,
+    )
+
+
+def filled(store, project_id=7, n=60):
+    """Tasks of which two are labelled, two model versions and a window with reasons, as updates leave them."""
+    made = datetime.now(UTC)
+    tasks = [an_image(1, made, annotated=True), *(an_image(i, made) for i in range(2, n + 1))]
+    store.tasks.upsert(project_id, tasks, image_field="image")
+    store.tasks.set_labels(project_id, {1: ('{"label": ["cat"]}', None)})
+    for number, accuracy in ((1, 0.5), (2, 0.9)):
+        store.versions.add(
+            ModelVersion(
+                version_id=f"al-{number}-0123abcd",
+                project_id=project_id,
+                round=number,
+                backbone="efficientnet_lite0",
+                classes=("cat", "dog"),
+                questions=(0, 0),
+                n_labels=10 * number,
+                labels_digest="0" * 64,
+                temperature=1.0,
+                metrics=Metrics(20, accuracy=accuracy, balanced_accuracy=accuracy, log_loss=0.4, ece=0.05),
+                state="promoted",
+                created_at=made + timedelta(seconds=number),
+            )
+        )
+    order = tuple(range(2, n + 1))
+    rows = [
+        WindowRow(i, rank, 0.5, {"uncertainty": 0.8}, {"uncertainty": 2.0}, f"margin 0.04, task {i}")
+        for rank, i in enumerate(order)
+    ]
+    store.windows.add(Window("al-2-0123abcd:1", project_id, 1, "al-2-0123abcd", order, 20), rows)
+    store.windows.flipped(project_id, "al-2-0123abcd:1", made)
+
+
+@pytest.fixture(scope="session")
+def fill():
+    """Fill a store with a project as updates leave it."""
+    return filled
+
+
+@pytest.fixture(scope="session")
+def task():
+    """Make a task with an image."""
+    return an_image

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from ls_backend.domain import Annotation, Finding, Metrics, ModelVersion, Task, Window
+from ls_backend.domain import Finding
 from ls_backend.engine.progress import CurvePoint
-from ls_backend.store import Store, WindowRow
-from ls_backend.web.ui import curve, pages
+from ls_backend.store import Store
+from ls_backend.web.ui import curve, frame
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CONFIG = (
@@ -21,60 +21,13 @@ EVIL = "<script>alert(1)</script>"
 EVERY_PAGE = ("/ui/", "/ui/projects/7", "/ui/projects/7/queue", "/ui/projects/7/models", "/ui/jobs", "/ui/problems")
 
 
-def task(number, at, *, annotated=False):
-    answer = Annotation(
-        number, number, (), was_cancelled=False, ground_truth=False, completed_by=3, created_at=at, updated_at=at
-    )
-    return Task(
-        number,
-        {"image": f"{number}.png"},
-        at,
-        is_labeled=annotated,
-        total_annotations=int(annotated),
-        cancelled_annotations=0,
-        annotations=(answer,) if annotated else None,
-    )
-
-
-def fill(store, project_id=7, n=60):
-    """Tasks of which two are labelled, two model versions and a window with reasons, as updates leave them."""
-    made = datetime.now(UTC)
-    tasks = [task(1, made, annotated=True), *(task(i, made) for i in range(2, n + 1))]
-    store.tasks.upsert(project_id, tasks, image_field="image")
-    store.tasks.set_labels(project_id, {1: ('{"label": ["cat"]}', None)})
-    for number, accuracy in ((1, 0.5), (2, 0.9)):
-        store.versions.add(
-            ModelVersion(
-                version_id=f"al-{number}-0123abcd",
-                project_id=project_id,
-                round=number,
-                backbone="efficientnet_lite0",
-                classes=("cat", "dog"),
-                questions=(0, 0),
-                n_labels=10 * number,
-                labels_digest="0" * 64,
-                temperature=1.0,
-                metrics=Metrics(20, accuracy=accuracy, balanced_accuracy=accuracy, log_loss=0.4, ece=0.05),
-                state="promoted",
-                created_at=made + timedelta(seconds=number),
-            )
-        )
-    order = tuple(range(2, n + 1))
-    rows = [
-        WindowRow(i, rank, 0.5, {"uncertainty": 0.8}, {"uncertainty": 2.0}, f"margin 0.04, task {i}")
-        for rank, i in enumerate(order)
-    ]
-    store.windows.add(Window("al-2-0123abcd:1", project_id, 1, "al-2-0123abcd", order, 20), rows)
-    store.windows.flipped(project_id, "al-2-0123abcd:1", made)
-
-
 def read(backend, path):
     answer = backend.http.get(path)
     assert answer.status_code == 200
     return answer.text
 
 
-def test_the_projects_page_says_where_a_project_stands(connected):
+def test_the_projects_page_says_where_a_project_stands(connected, fill):
     fill(connected.store)
     text = read(connected, "/ui/")
     assert "al-2-0123abcd" in text
@@ -87,7 +40,9 @@ def test_a_backend_without_projects_says_how_to_connect_one(backend):
     assert "ls-backend connect --project N" in read(backend, "/ui/")
 
 
-def test_the_queue_lists_the_next_50_in_order_with_reasons_and_factors_and_leaves_out_what_is_labelled(connected):
+def test_the_queue_lists_the_next_50_in_order_with_reasons_and_factors_and_leaves_out_what_is_labelled(
+    connected, fill, task
+):
     fill(connected.store)
     made = datetime.now(UTC)
     connected.store.tasks.upsert(7, [task(3, made + timedelta(seconds=5), annotated=True)], image_field="image")
@@ -100,14 +55,14 @@ def test_the_queue_lists_the_next_50_in_order_with_reasons_and_factors_and_leave
     assert "× 2.0" in text  # noqa: RUF001 - as it stands on the page
 
 
-def test_a_link_never_leads_to_an_address_that_is_none(connected):
+def test_a_link_never_leads_to_an_address_that_is_none(connected, fill):
     fill(connected.store)
     connected.store.projects.set(7, hostname="javascript:alert(1)//")
     assert "javascript:" not in read(connected, "/ui/projects/7/queue")
 
 
 @pytest.mark.parametrize("path", EVERY_PAGE)
-def test_what_people_wrote_is_escaped(connected, path):
+def test_what_people_wrote_is_escaped(connected, path, fill):
     fill(connected.store)
     connected.store.projects.set(7, title=EVIL, label_config=connected.config.replace("dog", EVIL.replace("<", "&lt;")))
     connected.store.problems.report(7, Finding("overlap", "warning", EVIL, EVIL, EVIL))
@@ -194,7 +149,7 @@ def test_an_unknown_project_is_said_to_be_unknown(connected):
     ],
 )
 def test_moments_are_told_in_the_largest_unit_that_fits(seconds, said):
-    assert pages.ago(NOW - timedelta(seconds=seconds), NOW) == said
+    assert frame.ago(NOW - timedelta(seconds=seconds), NOW) == said
 
 
 def point(n_labels, value, *, state="promoted", control=None):
@@ -229,7 +184,7 @@ def test_thousands_of_versions_are_thinned_and_the_newest_is_kept():
 
 
 @pytest.fixture(scope="module")
-def shown(serve):
+def shown(serve, fill):
     """A server process of its own with a project that has labels, models, a window and a problem."""
     running = serve()
     store = Store(running.settings.sql_url)

@@ -1,0 +1,67 @@
+"""What every page of the dashboard shares: its frame, the project it is about, how moments and shares read.
+
+A page reads the records and Redis, never Label Studio, so it is as quick with 100,000 tasks as with ten, and is there
+while Label Studio is away. Everything comes from people or from Label Studio, so all of it is escaped: templates end in
+.html, and nothing is marked safe.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from flask import abort, render_template
+
+from ls_backend import __version__
+from ls_backend.store import Project, Store
+
+
+def page(template: str, **values: object) -> str:
+    """Return a page.
+
+    Args:
+        template: File in templates/ui.
+        values: What the template shows.
+    """
+    return render_template(f"ui/{template}", version=__version__, now=datetime.now(UTC), **values)
+
+
+def project_of(store: Store, project_id: int) -> Project:
+    """Return a connected project; the page is "not found" without."""
+    found = store.projects.get(project_id)
+    if found is None:
+        abort(404, description=f"Project {project_id} is not connected to this backend.")
+    return found
+
+
+def titles(store: Store) -> dict[int, str | None]:
+    """Return what the connected projects are called."""
+    return {item.id: item.title for item in store.projects.active()}
+
+
+def task_url(project: Project) -> str | None:
+    """Return where Label Studio shows a task, up to its id; None for an address no link may lead to."""
+    host = (project.hostname or "").rstrip("/")
+    if not host.startswith(("http://", "https://")):
+        return None
+    return f"{host}/projects/{project.id}/data?task="
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """Say how long ago something was, in the largest unit that fits."""
+    if moment is None:
+        return "never"
+    return f"{span(max((now - moment).total_seconds(), 0.0))} ago"
+
+
+def span(seconds: float) -> str:
+    """Say how long something takes, in the largest unit that fits."""
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= size:
+            number = round(seconds / size)
+            return f"{number} {unit}{'s' if number != 1 else ''}"
+    return f"{round(seconds)} s"
+
+
+def per_cent(share: float | None) -> str:
+    """Write a share as per cent; "none" where there is none."""
+    return "none" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,76 @@
+"""All projects, one project, and its queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import Blueprint
+
+from ls_backend.engine import progress
+from ls_backend.store import WindowRow
+from ls_backend.web.protocol import Backend
+from ls_backend.web.ui import curve
+from ls_backend.web.ui.frame import page, project_of, task_url
+
+QUEUE_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One factor of a task's priority, as a bar.
+
+    Attributes:
+        name: The objective.
+        value: The factor itself, in (0, 1].
+        ratio: Times the median of the pool; None where that is not known.
+    """
+
+    name: str
+    value: float
+    ratio: float | None
+
+
+def routes(door: Blueprint, backend: Backend) -> None:
+    """Add the pages."""
+    store = backend.store
+
+    @door.get("/", strict_slashes=False)
+    def projects() -> str:
+        found = [(item, progress.state(store, item)) for item in store.projects.active()]
+        return page("projects.html", projects=found, problems=store.problems.open(None))
+
+    @door.get("/projects/<int:project_id>")
+    def project(project_id: int) -> str:
+        found = project_of(store, project_id)
+        points = progress.learning_curve(store, project_id)
+        return page(
+            "project.html",
+            project=found,
+            state=progress.state(store, found),
+            curves=curve.drawn(points),
+            balance=progress.class_balance(store, found),
+            throughput=progress.throughput(store, project_id, 24),
+        )
+
+    @door.get("/projects/<int:project_id>/queue")
+    def queue(project_id: int) -> str:
+        found = project_of(store, project_id)
+        version = found.window_version
+        rows = store.windows.ahead(project_id, version, QUEUE_SHOWN) if version else []
+        return page(
+            "queue.html",
+            project=found,
+            rows=[(row, bars(row)) for row in rows],
+            left=store.windows.left(project_id, version)[0] if version else 0,
+            task_url=task_url(found),
+        )
+
+
+def bars(row: WindowRow) -> list[Bar]:
+    """Return the factors of a task that are known, the largest first in times of the median."""
+    known = [
+        Bar(name.replace("_", " "), value, row.ratios.get(name))
+        for name, value in row.factors.items()
+        if value is not None
+    ]
+    return sorted(known, key=lambda bar: bar.ratio or 0.0, reverse=True)
