@@ -35,6 +35,7 @@ from ls_backend.leash import leashed
 OLDEST_VERSION = (6, 2)
 START_S = 60.0
 STOP_S = 10.0
+_PAUSE_S = 0.005
 _LONGEST_SOCKET_PATH = 100  # bytes; the kernel allows 107, and the server cuts a longer one silently
 _log = logs.get(__name__)
 
@@ -96,11 +97,17 @@ def start(data_dir: Path) -> EmbeddedRedis:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     url = url_of(data_dir)
     with (folder / "redis.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _wait(url, None, folder)
-            return EmbeddedRedis(url, None)
+        deadline = time.monotonic() + START_S
+        while not _take(lock):  # it runs, or begins, or is about to end: one that ends answers no more but has the lock
+            if answers(url):
+                return EmbeddedRedis(url, None)
+            if time.monotonic() > deadline:
+                raise QueueError(
+                    f"The embedded Redis of another process gave no answer within {START_S:.0f} s: "
+                    f"{_last_words(folder)}",
+                    hint="End the process that holds redis/redis.lock in DATA_DIR, or set REDIS_URL.",
+                )
+            time.sleep(_PAUSE_S)
         _private_folder(socket_path(data_dir).parent)
         program = _program()
         try:
@@ -169,10 +176,18 @@ def _launch(program: str, data_dir: Path, lock: IO[str]) -> EmbeddedRedis:
     return EmbeddedRedis(url, process)
 
 
-def _wait(url: str, process: subprocess.Popen[bytes] | None, folder: Path) -> None:
+def _take(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], folder: Path) -> None:
     deadline = time.monotonic() + START_S
     while not answers(url):
-        if process is not None and process.poll() is not None:
+        if process.poll() is not None:
             raise QueueError(
                 f"The embedded Redis ended with code {process.returncode}: {_last_words(folder)}",
                 hint="Check free disk space and permissions of DATA_DIR, or set REDIS_URL to a server of your own.",
@@ -180,9 +195,9 @@ def _wait(url: str, process: subprocess.Popen[bytes] | None, folder: Path) -> No
         if time.monotonic() > deadline:
             raise QueueError(
                 f"The embedded Redis gave no answer within {START_S:.0f} s: {_last_words(folder)}",
-                hint="End the process that holds redis/redis.lock in DATA_DIR, or set REDIS_URL.",
+                hint="Look at redis/log in DATA_DIR, or set REDIS_URL to a server of your own.",
             )
-        time.sleep(0.005)
+        time.sleep(_PAUSE_S)
 
 
 def answers(url: str) -> bool:

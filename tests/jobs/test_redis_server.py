@@ -1,8 +1,10 @@
+import fcntl
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -102,6 +104,19 @@ def test_an_unreadable_journal_is_put_aside(tmp_path):
     second.stop()
     (aside,) = tmp_path.glob("redis-unreadable-*")
     assert any(file.is_file() for file in aside.rglob("*"))
+
+
+def test_a_server_that_is_about_to_end_is_waited_for(tmp_path):
+    """It has closed its door and still has the lock, as a server has that is writing its journal for the last time."""
+    (tmp_path / "redis").mkdir()
+    with (tmp_path / "redis" / "redis.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        releasing = threading.Timer(1.0, lambda: fcntl.flock(lock, fcntl.LOCK_UN))
+        releasing.start()
+        started = redis_server.start(tmp_path)
+        releasing.join()
+    assert started.process is not None
+    started.stop()
 
 
 def test_the_server_dies_with_its_parent(tmp_path, eventually):
