@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default_factory=default_data_dir,
         validation_alias="DATA_DIR",
-        description="Database, embeddings, image cache, embedded Redis.",
+        description="Database, embeddings, image cache, thumbnails, embedded Redis.",
     )
     model_dir: Path | None = Field(
         default=None, validation_alias="MODEL_DIR", description="Model versions. Unset: DATA_DIR/models."
@@ -118,6 +118,11 @@ class Settings(BaseSettings):
     def models_path(self) -> Path:
         """Folder of model versions."""
         return self.model_dir or self.data_dir / "models"
+
+    @property
+    def thumbnails_path(self) -> Path:
+        """Folder of small pictures of the images that were embedded."""
+        return self.data_dir / "thumbnails"
 
     @property
     def sql_url(self) -> str:

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from ls_backend import logs
 from ls_backend.domain import Finding, ImageFacts
-from ls_backend.engine import backbones
+from ls_backend.engine import backbones, thumbnails
 from ls_backend.engine.context import Context
 from ls_backend.engine.sync import image_field
 from ls_backend.errors import DataError, ImageUnreadable, TextMissing
 from ls_backend.labelstudio.images import Downloader
-from ls_backend.settings import TEXT_BACKBONE
+from ls_backend.settings import TEXT_BACKBONE, Settings
 from ls_backend.store import Project
 
 log = logs.get(__name__)
@@ -157,6 +157,7 @@ def _embed_images(
     context: Context, project: Project, images: Mapping[int, str], by: str
 ) -> tuple[dict[int, str], dict[int, DataError]]:
     downloader = context.downloader(project)
+    settings = context.settings
     backbone = context.backbone(by)
     embedded = context.vectors.known(backbone.identity, backbone.dim)
     known = embedded & context.store.images.known()
@@ -167,7 +168,7 @@ def _embed_images(
     field = image_field(project.label_config)
     with ThreadPoolExecutor(READERS) as readers:
         jobs = {
-            task_id: readers.submit(_read, downloader, task_id, image, field, known, context.settings.image_max_pixels)
+            task_id: readers.submit(_read, downloader, settings, task_id, image, field, known)
             for task_id, image in images.items()
         }
         for task_id, job in jobs.items():
@@ -188,9 +189,9 @@ def _embed_images(
 
 
 def _read(
-    downloader: Downloader, task_id: int, image: str, field: str | None, known: set[str], max_pixels: int
+    downloader: Downloader, settings: Settings, task_id: int, image: str, field: str | None, known: set[str]
 ) -> tuple[str, Decoded | None]:
-    """Return the content hash of an image and, unless it is known, what is in it."""
+    """Return the content hash of an image and, unless it is known, what is in it; a thumbnail is kept on the way."""
     from ls_backend.vision import facts, images  # noqa: PLC0415 - the server must not import vision
 
     if not image:
@@ -203,9 +204,10 @@ def _read(
     if content in known:
         return content, None
     try:
-        pixels = images.decode(data, max_pixels=max_pixels)
+        pixels = images.decode(data, max_pixels=settings.image_max_pixels)
     except ImageUnreadable as error:
         raise ImageUnreadable(f"Task {task_id}: {error}", hint=error.hint, task=task_id) from error
+    thumbnails.keep(settings.thumbnails_path, content, pixels)
     return content, Decoded(pixels, facts.measure(pixels, len(data)))
 
 

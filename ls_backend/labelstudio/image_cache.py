@@ -75,8 +75,8 @@ class ImageCache:
             {"content_hash": entry.content_hash, "etag": entry.etag, "last_modified": entry.last_modified}
         )
         try:
-            _write(self._object_path(entry.content_hash), data)
-            _write(self._index_path(reference), text.encode())
+            write_whole(self._object_path(entry.content_hash), data)
+            write_whole(self._index_path(reference), text.encode())
             self._make_room(len(data))
         except OSError:
             return
@@ -113,7 +113,12 @@ class ImageCache:
         return self._index / key[:2] / key
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that others see all of it or none, whatever happens meanwhile; its folder is made.
+
+    Raises:
+        OSError: It cannot be written; nothing is left of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
     temporary = Path(name)

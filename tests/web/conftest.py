@@ -91,10 +91,11 @@ class Deployed:
     def codes(self, project_id=7):
         return [problem["finding"]["code"] for problem in self.problems(project_id)]
 
-    def waiting(self):
-        """Ids of the jobs that wait, in order."""
+    def waiting(self, *queues):
+        """Ids of the jobs that wait, in order, in some queues; of rank and embed without a name."""
         client = redis.Redis.from_url(self.queues.url)
-        ids = [job_id.decode() for name in ("rank", "embed") for job_id in client.lrange(f"rq:queue:{name}", 0, -1)]
+        names = queues or ("rank", "embed")
+        ids = [job_id.decode() for name in names for job_id in client.lrange(f"rq:queue:{name}", 0, -1)]
         client.close()
         return ids
 

@@ -174,7 +174,7 @@ def test_a_curve_rises_to_the_right_and_keeps_its_intervals_around_it():
     assert [dot.x for dot in drawn.dots] == sorted(dot.x for dot in drawn.dots)
     assert [dot.y for dot in drawn.dots] == sorted((dot.y for dot in drawn.dots), reverse=True)
     assert all(dot.high < dot.y < dot.low for dot in drawn.dots)
-    assert drawn.dots[-1].x == curve.WIDTH - curve.RIGHT
+    assert drawn.dots[-1].x == drawn.plane.edges[1]
 
 
 def test_thousands_of_versions_are_thinned_and_the_newest_is_kept():

@@ -9,7 +9,7 @@ from flask import Blueprint
 from ls_backend.engine import progress
 from ls_backend.store import WindowRow
 from ls_backend.web.protocol import Backend
-from ls_backend.web.ui import curve
+from ls_backend.web.ui import curve, glance, insights
 from ls_backend.web.ui.frame import page, project_of, task_url
 
 QUEUE_SHOWN = 50
@@ -48,6 +48,8 @@ def routes(door: Blueprint, backend: Backend) -> None:
             project=found,
             state=progress.state(store, found),
             curves=curve.drawn(points),
+            seen=insights.seen(store, project_id),
+            lacking=insights.LACKING,
             balance=progress.class_balance(store, found),
             throughput=progress.throughput(store, project_id, 24),
         )
@@ -61,6 +63,7 @@ def routes(door: Blueprint, backend: Backend) -> None:
             "queue.html",
             project=found,
             rows=[(row, bars(row)) for row in rows],
+            glances=glance.glances(store, found, [row.task_id for row in rows]),
             left=store.windows.left(project_id, version)[0] if version else 0,
             task_url=task_url(found),
         )
