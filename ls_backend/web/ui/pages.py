@@ -2,6 +2,7 @@
 
 frame     what all pages share
 projects  all projects, one project, its queue
+settings  the settings of a project: `fields` of its schema, their texts as a `form`
 models    the model versions of a project
 jobs      what runs, waits and failed
 problems  what is wrong, and what to do about it
@@ -15,7 +16,7 @@ from flask import Blueprint, Response
 
 from ls_backend.errors import QueueError
 from ls_backend.web.protocol import Backend
-from ls_backend.web.ui import jobs, models, problems, projects
+from ls_backend.web.ui import jobs, models, problems, projects, settings
 from ls_backend.web.ui.frame import ago, page, per_cent
 
 POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -29,7 +30,7 @@ def blueprint(backend: Backend) -> Blueprint:
     )
     door.add_app_template_filter(ago, "ago")
     door.add_app_template_filter(per_cent, "per_cent")
-    for module in (projects, models, jobs, problems):
+    for module in (projects, settings, models, jobs, problems):
         module.routes(door, backend)
 
     @door.after_request
