@@ -1,4 +1,4 @@
-"""What a form of project settings asks for: fields made from the JSON schema, and nothing that knows one of them by name.
+"""What a form of project settings asks for: fields made from the JSON schema; no setting is known by its name here.
 
 Only under which heading a setting stands is written here; one that is not written stands under the last.
 """
@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ls_backend.engine import configure
 
 Kind = Literal["choice", "flag", "number", "text", "json", "shares", "choice or shares", "costs", "group", "rows"]
+
 OBJECTIVES = "objectives"
 """The setting whose parts the preset says, as long as the project does not."""
 
@@ -56,7 +57,7 @@ class Field:
         kind: What it is filled in with.
         about: Help text.
         optional: Whether it may be left empty, which means unset.
-        limits: What values are accepted, in words.
+        limits: What numbers are accepted, in words, or that JSON is.
         choices: What to choose from.
         suggestions: Values that are often wanted; others are accepted.
         slider: Of a number between two ends that are not far apart.
@@ -140,7 +141,7 @@ def _field(path: str, part: Mapping[str, Any], definitions: Mapping[str, Any], *
         kind=kind,
         about=about,
         optional=any(one.get("type") == "null" for one in part.get("anyOf", [])),
-        limits=_limits(first),
+        limits="JSON" if kind == "json" else _limits(first),
         choices=tuple(choices),
         suggestions=tuple(part.get("examples", ())),
         slider=_slider(first),
