@@ -157,6 +157,9 @@ class Words(BaseModel):
 
 Strength = Annotated[float, Field(ge=-4.0, le=4.0)]
 
+BY_CLASS = {"x-keys": "classes"}
+"""Said in the JSON schema of an object whose keys are classes of the project, so that a form can list them."""
+
 
 class Uncertainty(Words):
     """How unsure the model is."""
@@ -179,6 +182,7 @@ class Balance(Words):
     target: Literal["uniform", "input"] | dict[str, Annotated[float, Field(ge=0)]] = Field(
         default="uniform",
         description="Wanted class shares: uniform, input (as the model sees the pool), or a share for each class.",
+        json_schema_extra={**BY_CLASS},
     )
     above: float = Field(
         default=1.0,
@@ -236,12 +240,15 @@ class Value(Words):
     """What a label of each class is worth, and what wrong answers cost."""
 
     classes: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=dict, description="Worth of a label of each class; classes not named count 1."
+        default_factory=dict,
+        description="Worth of a label of each class; classes not named count 1.",
+        json_schema_extra={**BY_CLASS},
     )
     costs: dict[str, dict[str, Annotated[float, Field(ge=0)]]] = Field(
         default_factory=dict,
         description="Cost of an answer for the method `expected_cost`, by true class and then by answer, as in "
         '`{"crack": {"fine": 20}}`. Not named: 1 for a wrong answer, 0 for the right one.',
+        json_schema_extra={**BY_CLASS},
     )
     strength: Strength = Field(default=1.0, description="Exponent of this factor; 0 turns it off, negative inverts it.")
 

@@ -130,7 +130,7 @@ def save(
         SettingsConflict: Somebody else has saved meanwhile.
     """
     project = _project(store, project_id)
-    check(settings, schema or _schema(project), wanted)
+    check(settings, schema or label_schema(project), wanted)
     before = store.revisions.newest(project_id)
     made = store.revisions.add(
         project_id, wanted.model_dump_json(), source=source, who=who or ANONYMOUS, expected=expected
@@ -368,7 +368,7 @@ def ask_preview(store: Store, settings: Settings, project_id: int, wanted: Proje
         SettingsError: The project is not connected, or something that is named does not exist.
         StrategyUnknown: Likewise, for presets and methods.
     """
-    check(settings, _schema(_project(store, project_id)), wanted)
+    check(settings, label_schema(_project(store, project_id)), wanted)
     ages = {kind: at for kind, at in store.insights.ages(project_id).items() if kind.startswith(preview_kind(""))}
     for kind in sorted(ages, key=lambda kind: ages[kind], reverse=True)[PREVIEWS_KEPT - 1 :]:
         store.insights.drop(project_id, kind)
@@ -392,6 +392,14 @@ def previewed(store: Store, project_id: int, token: str) -> dict[str, Any]:
     return found.content
 
 
+def label_schema(project: Project) -> LabelSchema | None:
+    """Return what a project labels, as far as the records know; None while they know nothing that can be learnt."""
+    try:
+        return label_config.parse(project.label_config or "")
+    except ConfigUnsupported:
+        return None
+
+
 def preview_kind(token: str) -> str:
     """Return the kind of insight that a preview is kept as."""
     return f"preview:{token}"
@@ -405,13 +413,6 @@ def _project(store: Store, project_id: int) -> Project:
             hint=f"Run `ls-backend connect --project {project_id}`.",
         )
     return project
-
-
-def _schema(project: Project) -> LabelSchema | None:
-    try:
-        return label_config.parse(project.label_config or "")
-    except ConfigUnsupported:
-        return None
 
 
 def _conflict(store: Store, project_id: int, expected: int) -> SettingsConflict:

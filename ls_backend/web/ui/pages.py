@@ -4,6 +4,7 @@ frame     what all pages share
 projects  all projects, one project, its queue
 insights  what workers have found out about a project: the map
 advice    what to do next in a project
+settings  the settings of a project: `fields` of its schema, their texts as a `form`
 models    the model versions of a project
 jobs      what runs, waits and failed
 problems  what is wrong, and what to do about it
@@ -18,7 +19,7 @@ from flask import Blueprint, Response
 
 from ls_backend.errors import QueueError
 from ls_backend.web.protocol import Backend
-from ls_backend.web.ui import advice, glance, insights, jobs, models, problems, projects
+from ls_backend.web.ui import advice, glance, insights, jobs, models, problems, projects, settings
 from ls_backend.web.ui.frame import ago, page, per_cent
 
 POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -32,7 +33,7 @@ def blueprint(backend: Backend) -> Blueprint:
     )
     door.add_app_template_filter(ago, "ago")
     door.add_app_template_filter(per_cent, "per_cent")
-    for module in (projects, insights, advice, models, jobs, problems, glance):
+    for module in (projects, insights, settings, models, advice, jobs, problems, glance):
         module.routes(door, backend)
 
     @door.after_request
