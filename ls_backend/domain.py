@@ -282,7 +282,8 @@ class ModelVersion:
         questions: Question that each class answers, as in `LabelSchema`.
         n_labels: Labels Label Studio held when it was trained; every one of them was used, to learn or to measure.
         labels_digest: SHA-256 over the sorted (task id, class) pairs it was trained on.
-        state: "promoted", "rejected" by the gate, or "retired".
+        state: "promoted", "rejected" by the gate, or "retired" because its files are lost.
+        reason: Why the gate refused it; None otherwise, and for versions from before it was recorded.
     """
 
     version_id: str
@@ -297,6 +298,7 @@ class ModelVersion:
     metrics: Metrics
     state: str
     created_at: datetime
+    reason: str | None = None
 
     def answers(self, schema: LabelSchema) -> bool:
         """Whether it was trained for this label config."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from ls_backend.domain import plain
 from ls_backend.engine import outlook
 from ls_backend.engine.outlook import Outlook
 from ls_backend.errors import QueueError
@@ -27,6 +29,14 @@ class Work:
     jobs: tuple[JobSeen, ...]
     outlooks: tuple[Outlook, ...]
     queue_error: str | None
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON can hold it: "jobs", "progress" with the share that is done, "queue_error"."""
+        return {
+            "jobs": [plain(item) for item in self.jobs],
+            "progress": [{**plain(item), "share": item.share} for item in self.outlooks],
+            "queue_error": self.queue_error,
+        }
 
 
 def look(store: Store, queues: Queues, project_id: int | None = None) -> Work:

@@ -34,12 +34,7 @@ def blueprint(backend: Backend) -> APIBlueprint:
 
     @door.get("/jobs", summary="What runs, waits and failed, and how far the long work is")
     def jobs(query: OfProject) -> dict[str, Any]:
-        seen = work.look(backend.store, backend.queues, query.project)
-        return {
-            "jobs": [plain(item) for item in seen.jobs],
-            "progress": [{**plain(item), "share": item.share} for item in seen.outlooks],
-            "queue_error": seen.queue_error,
-        }
+        return work.look(backend.store, backend.queues, query.project).plain()
 
     @door.post("/jobs/retry", summary="Try failed work again at once")
     def retry(body: Again) -> tuple[dict[str, Any], int]:
