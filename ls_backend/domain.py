@@ -14,6 +14,19 @@ from typing import Any, Literal
 ORDER_LOST = frozenset({"sampling-mode", "model-version", "predictions-off"})
 """Codes of findings that mean, while they are errors, that Label Studio serves another order than ours."""
 
+MENDED_BY_CONNECTING = frozenset(
+    {
+        "ml-backend-missing",
+        "not-connected",
+        "predictions-off",
+        "sampling-mode",
+        "webhook-missing",
+        "webhook-narrowed",
+        "webhook-secret",
+    }
+)
+"""Codes of findings that connecting a project once more puts right, whatever it was before."""
+
 ORDERED_SAMPLING = "Uncertainty sampling"
 """The sampling mode in which Label Studio serves tasks by ascending prediction score."""
 

@@ -63,6 +63,14 @@ def look(store: Store, queues: Queues, project_id: int | None = None) -> Work:
     return Work(tuple(jobs), (*(item for item in embedding if item is not None), *training), error)
 
 
+def connecting(queues: Queues) -> list[JobSeen]:
+    """Return the projects that are being connected or could not be; nothing while Redis does not answer."""
+    try:
+        return [job for job in queues.jobs() if job.kind == "connect"]
+    except QueueError:
+        return []
+
+
 def retry(store: Store, queues: Queues, kind: str, project_id: int) -> bool:
     """Try failed work again at once.
 
