@@ -14,6 +14,19 @@ from typing import Any, Literal
 ORDER_LOST = frozenset({"sampling-mode", "model-version", "predictions-off"})
 """Codes of findings that mean, while they are errors, that Label Studio serves another order than ours."""
 
+MENDED_BY_CONNECTING = frozenset(
+    {
+        "ml-backend-missing",
+        "not-connected",
+        "predictions-off",
+        "sampling-mode",
+        "webhook-missing",
+        "webhook-narrowed",
+        "webhook-secret",
+    }
+)
+"""Codes of findings that connecting a project once more puts right, whatever it was before."""
+
 ORDERED_SAMPLING = "Uncertainty sampling"
 """The sampling mode in which Label Studio serves tasks by ascending prediction score."""
 
@@ -282,7 +295,8 @@ class ModelVersion:
         questions: Question that each class answers, as in `LabelSchema`.
         n_labels: Labels Label Studio held when it was trained; every one of them was used, to learn or to measure.
         labels_digest: SHA-256 over the sorted (task id, class) pairs it was trained on.
-        state: "promoted", "rejected" by the gate, or "retired".
+        state: "promoted", "rejected" by the gate, or "retired" because its files are lost.
+        reason: Why the gate refused it; None otherwise, and for versions from before it was recorded.
     """
 
     version_id: str
@@ -297,6 +311,7 @@ class ModelVersion:
     metrics: Metrics
     state: str
     created_at: datetime
+    reason: str | None = None
 
     def answers(self, schema: LabelSchema) -> bool:
         """Whether it was trained for this label config."""

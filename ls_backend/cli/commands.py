@@ -326,21 +326,23 @@ def _wait_for_trainings(context: Context, trainings: list[Training]) -> bool:
 @explained
 def rollback(
     project: ProjectId,
-    to: Annotated[str | None, typer.Option(help="Model version; unset takes the one before.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="Model version, also one that the gate has refused; unset takes the one before.")
+    ] = None,
     latest: Annotated[
         bool, typer.Option("--latest", help="Undo: let the newest promoted version serve again.")
     ] = False,
 ) -> None:
-    """Put an earlier model version in force, until it is released with --latest."""
+    """Put another model version in force, until it is released with --latest."""
     from ls_backend.engine.rollback import release  # noqa: PLC0415 - slow to import
     from ls_backend.engine.rollback import rollback as run_rollback  # noqa: PLC0415 - slow to import
 
     context = open_context()
     if latest:
-        release(context, project)
+        release(context.store, project)
         out.print("The newest promoted version serves again.")
     else:
-        out.print(f"{run_rollback(context, project, to).version_id} serves until `ls-backend rollback --latest`.")
+        out.print(f"{run_rollback(context.store, project, to).version_id} serves until `ls-backend rollback --latest`.")
     kick(context, project)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -23,6 +23,9 @@ from ls_backend.cli.terminal import (
     settings_of,
 )
 
+if TYPE_CHECKING:
+    from ls_backend.engine.versions import Comparison, Listing
+
 OneProject = Annotated[
     int | None, typer.Option("--project", "-p", min=1, help="Of this Label Studio project only; unset for all.")
 ]
@@ -39,12 +42,7 @@ def jobs(project: OneProject = None, as_json: AsJson = False) -> None:
     settings = settings_of("cli")
     seen = work.look(Store(settings.sql_url), Queues.of(settings), project)
     if as_json:
-        answer = {
-            "jobs": [plain(item) for item in seen.jobs],
-            "progress": [{**plain(item), "share": item.share} for item in seen.outlooks],
-            "queue_error": seen.queue_error,
-        }
-        print(json.dumps(answer, indent=2))  # noqa: T201 - the command's answer
+        print(json.dumps(seen.plain(), indent=2))  # noqa: T201 - the command's answer
     else:
         table = Table("state", "kind", "project", "for", "why")
         for item in seen.jobs:
@@ -109,28 +107,62 @@ def problems(project: OneProject = None, as_json: AsJson = False) -> None:
 
 @app.command()
 @explained
-def models(project: ProjectId, as_json: AsJson = False) -> None:
-    """List the model versions of a project with what was measured, newest first."""
+def models(
+    project: ProjectId,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(help="Two versions to put side by side.", metavar="A B")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the model versions of a project with what was measured, newest first, or compare two of them."""
+    from ls_backend.engine import versions  # noqa: PLC0415 - slow to import
+
     context = open_context()
-    store, record = context.store, context.project(project)
-    serving = store.versions.in_force(project)
-    versions = store.versions.list(project)
-    in_force = serving.version_id if serving else None
-    pinned = record.pinned_version
-    if as_json:
-        answer = {
-            "project": project,
-            "in_force": in_force,
-            "pinned": pinned,
-            "versions": [plain(item) for item in versions],
-            "deep_versions": [plain(item) for item in store.deep_versions.list(project)],
-        }
-        print(json.dumps(answer, indent=2))  # noqa: T201 - the command's answer
+    listing = versions.listed(context.store, context.project(project))
+    if compare is None:
+        if as_json:
+            print(json.dumps(listing.plain(), indent=2))  # noqa: T201 - the command's answer
+        else:
+            _print_versions(listing)
         return
+    made = versions.compare(listing, *compare)
+    if as_json:
+        print(json.dumps(plain(made), indent=2))  # noqa: T201 - the command's answer
+    else:
+        _print_comparison(made)
+
+
+def _print_comparison(made: Comparison) -> None:
+    table = Table("", made.first.version_id, made.second.version_id, "difference")
+    for name in ("state", "n_labels", "backbone", "created_at"):
+        told = [getattr(item, name) for item in (made.first, made.second)]
+        words = [f"{item:%Y-%m-%d %H:%M}" if isinstance(item, datetime) else escape(str(item)) for item in told]
+        table.add_row(name.removeprefix("n_").replace("_at", ""), *words, "")
+    for figure in made.figures:
+        table.add_row(
+            escape(figure.name.replace("_", " ")) + (" (less is better)" if figure.less_is_better else ""),
+            _figure(figure.first, figure.first_interval),
+            _figure(figure.second, figure.second_interval),
+            "" if figure.difference is None else f"{figure.difference:+.3f}",
+        )
+    out.print(table)
+    for item in (made.first, made.second):
+        if item.reason:
+            out.print(f"{item.version_id} was refused by the gate: {escape(item.reason)}", highlight=False)
+    out.print(escape(made.note), highlight=False)
+
+
+def _figure(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if interval is None else f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _print_versions(listing: Listing) -> None:
     table = Table("version", "state", "labels", "accuracy", "log loss", "measured on", "backbone", "made")
-    for item in versions:
-        name = f"[bold]{item.version_id}[/bold]" if item.version_id == in_force else item.version_id
-        state = "pinned" if item.version_id == pinned else item.state
+    for item in listing.versions:
+        name = f"[bold]{item.version_id}[/bold]" if item.version_id == listing.in_force else item.version_id
+        state = "pinned" if item.version_id == listing.pinned else item.state
         measured = "" if not item.metrics.n_holdout else ("test set" if item.metrics.test_set else "hold-out")
         table.add_row(
             name,
@@ -142,7 +174,7 @@ def models(project: ProjectId, as_json: AsJson = False) -> None:
             escape(item.backbone),
             f"{item.created_at:%Y-%m-%d %H:%M}",
         )
-    for deep in store.deep_versions.list(project):
+    for deep in listing.deep_versions:
         metrics = ", ".join(f"{key} {value:.3f}" for key, value in deep.metrics.items() if isinstance(value, float))
         table.add_row(
             deep.version_id, deep.state, str(deep.n_labels), escape(metrics), "", "", "", escape(deep.control)

@@ -17,7 +17,8 @@ configure   settings checked, saved as revisions, taken back
 preview     how other settings would change the head of the queue
 doctor      every known trap looked at, and kept as problems
 outlook     how far long work is
-rollback    an earlier model version put in force
+rollback    a model version put in force by hand
+versions    model versions as people see them: listed, two side by side
 known       tasks whose label is known, of a project or a folder
 backtest    known labels, a plan and a seed -> a learning curve
 savings     curves -> what a plan saves against random labels, with its interval

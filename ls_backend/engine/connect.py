@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from ls_backend.domain import ORDERED_SAMPLING
+from ls_backend.domain import MENDED_BY_CONNECTING, ORDERED_SAMPLING
 from ls_backend.engine import configure
 from ls_backend.engine.context import Context
 from ls_backend.errors import Rejected, SettingsError
@@ -82,6 +82,8 @@ def connect(
     steps.append(Step("sampling", "set" if changes else "kept"))
     if tab:
         steps.append(Step("tab", f"{order_tab.TITLE}: {client.ensure_order_tab(project_id, schema.field)}"))
+    for code in MENDED_BY_CONNECTING:
+        context.store.problems.resolve(project_id, code)
     context.store.projects.bump(project_id)
     steps.append(Step("ranking", "asked for"))
     return steps

@@ -186,7 +186,7 @@ def state(store: Store, project: Project) -> State:
         low=low,
         high=high,
         n_measured=metrics.n_holdout,
-        measured_on=None if serving is None else _measured_on(metrics),
+        measured_on=None if serving is None else measured_on(metrics),
         window=project.window_version,
         window_left=left,
         updated_at=_updated_at(store, project.id),
@@ -206,7 +206,7 @@ def _point(version: ModelVersion) -> CurvePoint:
         low=(interval := wilson(metrics.accuracy, metrics.n_holdout))[0],
         high=interval[1],
         n_measured=metrics.n_holdout,
-        measured_on=_measured_on(metrics),
+        measured_on=measured_on(metrics),
         state=version.state,
         made_at=version.created_at,
     )
@@ -234,7 +234,8 @@ def _headline(version: DeepVersion) -> str | None:
     return next((name for name in _HEADLINES if name in version.metrics), None)
 
 
-def _measured_on(metrics: Metrics) -> MeasuredOn:
+def measured_on(metrics: Metrics) -> MeasuredOn:
+    """Return which tasks a version was measured on."""
     return "test set" if metrics.test_set else "hold-out"
 
 
@@ -277,5 +278,5 @@ def _learnt(counts: Counts, serving: ModelVersion) -> str:
     if metrics.accuracy is None:
         return f"{learnt}; none of them is held out yet to measure it."
     low, high = (f"{100 * end:.0f}" for end in wilson(metrics.accuracy, metrics.n_holdout))
-    where = f"{metrics.n_holdout} labels of the {_measured_on(metrics)}"
+    where = f"{metrics.n_holdout} labels of the {measured_on(metrics)}"
     return f"{learnt}; {100 * metrics.accuracy:.0f} % of {where} are right (95 % interval {low} to {high} %)."

@@ -158,7 +158,7 @@ def retrain(
     model = Model(version, trained.classifier, trained.evaluation, standardiser)
     reason = _gate(context, project, model, labelled)
     if reason:
-        model = replace(model, version=replace(version, state="rejected"))
+        model = replace(model, version=replace(version, state="rejected", reason=reason))
         log.info("version rejected", project=project.id, version=version.version_id, reason=reason)
     _save(context, model)
     context.store.versions.add(model.version)

@@ -1,49 +1,91 @@
-"""An earlier model version put in force by hand, and given back to the gate."""
+"""A model version put in force by hand, and given back to the gate. Importable without PyTorch: the server does it."""
 
 from __future__ import annotations
 
 from ls_backend.domain import ModelVersion
-from ls_backend.engine.context import Context
-from ls_backend.errors import SettingsError
+from ls_backend.errors import ConfigUnsupported, SettingsError
+from ls_backend.labelstudio import label_config
+from ls_backend.store import Project, Store
 
 
-def rollback(context: Context, project_id: int, to: str | None = None) -> ModelVersion:
+def rollback(store: Store, project_id: int, to: str | None = None) -> ModelVersion:
     """Pin a model version: it serves until released, whatever retrains bring.
 
+    Wake the project's update afterwards.
+
     Args:
-        context: Store.
+        store: Records.
         project_id: A connected project.
-        to: Version to pin; None for the promoted one before the one in force.
+        to: Version to pin, one that the gate has refused as well; None for the promoted one before the one in force.
 
     Raises:
-        SettingsError: No such version, or nothing to go back to.
+        SettingsError: No such version, one that cannot serve, or nothing to go back to.
     """
-    versions = [item for item in context.store.versions.list(project_id) if item.state == "promoted"]
-    names = [item.version_id for item in versions]
-    if to is None:
-        serving = context.store.versions.in_force(project_id)
-        earlier = [item for item in versions if serving and item.round < serving.round]
-        if not earlier:
-            raise SettingsError(
-                f"Project {project_id} has no promoted model version before "
-                f"{serving.version_id if serving else 'the first'}; there is nothing to go back to.",
-                hint="List the versions at /api/projects/ID.",
-            )
-        chosen = max(earlier, key=lambda item: item.round)
-    elif to in names:
-        chosen = versions[names.index(to)]
-    else:
+    project = _project(store, project_id)
+    chosen = _before(store, project_id) if to is None else store.versions.get(project_id, to)
+    if chosen is None:
+        names = [item.version_id for item in store.versions.list(project_id)[:10]]
         raise SettingsError(
-            f"{to} is not a promoted model version of project {project_id}; expected one of {names[-10:]}.",
-            hint="Choose one of those.",
+            f"{to} is no model version of project {project_id}; the newest are {', '.join(names) or 'none'}.",
+            hint=f"List them with `ls-backend models --project {project_id}`.",
         )
-    context.store.projects.set(project_id, pinned_version=chosen.version_id)
-    context.store.projects.bump(project_id)
+    if why := hindrance(project, chosen):
+        raise SettingsError(
+            f"{chosen.version_id} cannot be put in force: {why}", hint="Choose another model version, or none."
+        )
+    store.projects.set(project_id, pinned_version=chosen.version_id)
+    store.projects.bump(project_id)
     return chosen
 
 
-def release(context: Context, project_id: int) -> None:
-    """Let the newest promoted version serve again."""
-    context.project(project_id)
-    context.store.projects.set(project_id, pinned_version=None)
-    context.store.projects.bump(project_id)
+def release(store: Store, project_id: int) -> None:
+    """Let the newest promoted version serve again. Wake the project's update afterwards.
+
+    Raises:
+        SettingsError: The project is not connected.
+    """
+    _project(store, project_id)
+    store.projects.set(project_id, pinned_version=None)
+    store.projects.bump(project_id)
+
+
+def hindrance(project: Project, version: ModelVersion) -> str | None:
+    """Return why a version cannot be put in force, as a sentence; None if it can."""
+    if version.state == "retired":
+        return "its files are lost."
+    if project.label_config is None:  # not read yet
+        return None
+    try:
+        schema = label_config.parse(project.label_config)
+    except ConfigUnsupported:
+        return "the labelling interface has nothing that can be learnt."
+    if not version.answers(schema):
+        return "it was trained for other labels than the labelling interface has now."
+    return None
+
+
+def _before(store: Store, project_id: int) -> ModelVersion:
+    """Return the promoted version before the one in force."""
+    serving = store.versions.in_force(project_id)
+    earlier = [
+        item
+        for item in store.versions.list(project_id)
+        if item.state == "promoted" and serving and item.round < serving.round
+    ]
+    if not earlier:
+        raise SettingsError(
+            f"Project {project_id} has no promoted model version before "
+            f"{serving.version_id if serving else 'the first'}; there is nothing to go back to.",
+            hint=f"List the versions with `ls-backend models --project {project_id}`.",
+        )
+    return max(earlier, key=lambda item: item.round)
+
+
+def _project(store: Store, project_id: int) -> Project:
+    project = store.projects.get(project_id)
+    if project is None:
+        raise SettingsError(
+            f"Project {project_id} is not connected to this backend, so it has no model versions.",
+            hint=f"Run `ls-backend connect --project {project_id}`.",
+        )
+    return project

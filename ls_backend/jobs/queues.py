@@ -41,6 +41,7 @@ TIMEOUT_S = {
     "update": 600,
     "reconcile": 300,
     "sync": 3600,
+    "connect": 300,
     "embed": 900,
     "predict": 120,
     "insights": 120,
@@ -58,6 +59,7 @@ KIND_QUEUES = {
     "update": RANK,
     "reconcile": RANK,
     "sync": RANK,
+    "connect": RANK,
     "embed": EMBED,
     "predict": EMBED,
     "insights": EMBED,
@@ -73,6 +75,7 @@ _FUNCTIONS = {
     "update": "ls_backend.jobs.tasks.update_project",
     "reconcile": "ls_backend.jobs.tasks.reconcile",
     "sync": "ls_backend.jobs.tasks.sync",
+    "connect": "ls_backend.jobs.tasks.connect",
     "embed": "ls_backend.jobs.tasks.embed",
     "predict": "ls_backend.jobs.tasks.predict",
     "insights": "ls_backend.jobs.tasks.insights",
@@ -164,6 +167,14 @@ class Queues(Sights):
         """
         return self._enqueue("sync", f"sync-{project_id}" + ("-rebuild" if rebuild else ""), (project_id, rebuild))
 
+    def kick_connect(self, project_id: int) -> bool:
+        """Wake the connecting of a project; False when that waits or runs already."""
+        job_id = f"connect-{project_id}"
+        with self._talking():
+            if self._is_busy("connect", job_id):  # the look also frees an id that a Redis without data has left
+                return False
+        return self._enqueue("connect", job_id, (project_id,))
+
     def kick_insights(self, project_id: int) -> bool:
         """Wake the making of what people can see of embeddings and heads; False when one waits that will see it all."""
         return self._enqueue_single("insights", project_id)
@@ -227,16 +238,17 @@ class Queues(Sights):
             self._redis.delete(pause_key(kind, project_id), tries_key(kind, project_id))
             if kind in ("predict", "preview"):
                 self._redis.hdel(failures_key(project_id), kind)
-        if kind == "update":
-            return self.kick(project_id)
-        if kind == "embed":
-            return self.kick_embed(project_id)
-        if kind == "sync":
-            return self.kick_sync(project_id)
         if kind == "examine":
             return self.kick_examine()
-        if kind == "savings":
-            return self.kick_savings(project_id)
+        kicks = {
+            "update": self.kick,
+            "embed": self.kick_embed,
+            "sync": self.kick_sync,
+            "connect": self.kick_connect,
+            "savings": self.kick_savings,
+        }
+        if kind in kicks:
+            return kicks[kind](project_id)
         return kind not in ("predict", "preview") and self.kick_reconcile(project_id)
 
     def heal(self, project_id: int) -> bool:

@@ -25,8 +25,8 @@ class Failure:
     """Why the last run of a kind of job failed; gone with the next success.
 
     Attributes:
-        kind: "update", "embed", "reconcile", "sync", "predict", "insights", "preview", "reasons", "train", "judge",
-            "advice", "savings" or "examine".
+        kind: "update", "embed", "reconcile", "sync", "connect", "predict", "insights", "preview", "reasons", "train",
+            "judge", "advice", "savings" or "examine".
         code: Stable name of the error.
         at: When it failed.
     """

@@ -8,6 +8,7 @@
     reasons         engine.reasons, after an update, a few seconds a job, until nothing remains
     reconcile       engine.reconcile
     sync            engine.sync
+    connect         engine.connect, when somebody asks for it
     train           engine.deep, in a process of its own, for a training that the records want
     judge           engine.judge, likewise, for the pool of a control
     advice          engine.advice.renew, likewise, now and then
@@ -60,7 +61,7 @@ _ADVICE_S = 60.0
 """Seconds after which advice is tried again where it could not be made."""
 _REASONS_S = 3.0
 """Seconds of writing reasons before other work of the embed worker has its turn: somebody may wait for a prediction."""
-_SYNC_WAITS_S = 120.0  # behind an update that runs in another worker
+_LOCK_WAITS_S = 120.0  # behind an update that runs in another worker
 _log = logs.get(__name__)
 
 
@@ -135,7 +136,18 @@ def sync(project_id: int, rebuild: bool) -> None:  # noqa: FBT001 - RQ passes po
         engine_sync(context, project_id, rebuild=rebuild)
         context.store.projects.bump(project_id)
 
-    _run(_Run("sync", project_id, lock=f"project-{project_id}", wait_s=_SYNC_WAITS_S), body)
+    _run(_Run("sync", project_id, lock=f"project-{project_id}", wait_s=_LOCK_WAITS_S), body)
+
+
+def connect(project_id: int) -> None:
+    """Have Label Studio serve a project in our order."""
+
+    def body(context: Context) -> None:
+        from ls_backend.engine.connect import connect as engine_connect  # noqa: PLC0415 - slow to import
+
+        engine_connect(context, project_id)
+
+    _run(_Run("connect", project_id, lock=f"project-{project_id}", wait_s=_LOCK_WAITS_S), body)
 
 
 def embed(project_id: int) -> None:
@@ -395,6 +407,8 @@ def _record(settings: Settings, run: _Run, error: Exception, seconds: float) -> 
         _queues(settings).record_failure(
             run.kind, run.project_id, code=code, message=message, hint=hint, seconds=seconds, error=error
         )
+        if run.kind == "connect" and _context(settings).store.projects.get(run.project_id) is None:
+            return  # a number that is no project of ours: the failed job says so for a day, nothing would end a problem
         # People see less, and nothing waits for it.
         level = "warning" if run.kind in ("insights", "preview", "reasons", "advice", "savings") else "error"
         finding = Finding(code, level, _subject(run), message, hint)

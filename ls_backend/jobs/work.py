@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from ls_backend.domain import plain
 from ls_backend.engine import outlook
 from ls_backend.engine.outlook import Outlook
 from ls_backend.errors import QueueError
@@ -28,6 +30,14 @@ class Work:
     outlooks: tuple[Outlook, ...]
     queue_error: str | None
 
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON can hold it: "jobs", "progress" with the share that is done, "queue_error"."""
+        return {
+            "jobs": [plain(item) for item in self.jobs],
+            "progress": [{**plain(item), "share": item.share} for item in self.outlooks],
+            "queue_error": self.queue_error,
+        }
+
 
 def look(store: Store, queues: Queues, project_id: int | None = None) -> Work:
     """Say what is going on.
@@ -51,6 +61,14 @@ def look(store: Store, queues: Queues, project_id: int | None = None) -> Work:
     embedding = [outlook.of_embedding(number, store.tasks.counts(number), paces.get(number)) for number in projects]
     training = [outlook.of_training(item) for item in store.trainings.open(project_id)]
     return Work(tuple(jobs), (*(item for item in embedding if item is not None), *training), error)
+
+
+def connecting(queues: Queues) -> list[JobSeen]:
+    """Return the projects that are being connected or could not be; nothing while Redis does not answer."""
+    try:
+        return [job for job in queues.jobs() if job.kind == "connect"]
+    except QueueError:
+        return []
 
 
 def retry(store: Store, queues: Queues, kind: str, project_id: int) -> bool:

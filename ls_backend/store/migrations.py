@@ -67,6 +67,12 @@ def _revisions(connection: Connection) -> None:
         )
 
 
+def _reasons(connection: Connection) -> None:
+    """Why the gate refused a version stood in the log only."""
+    if "reason" not in {column["name"] for column in inspect(connection).get_columns("versions")}:
+        connection.execute(text("ALTER TABLE versions ADD COLUMN reason TEXT"))
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "first tables", schema.metadata.create_all),
     Migration(2, "test set, facts about images", schema.metadata.create_all),
@@ -74,6 +80,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(4, "trainings, deep versions and what they see", schema.metadata.create_all),
     Migration(5, "insights", schema.metadata.create_all),
     Migration(6, "revisions of project settings", _revisions),
+    Migration(7, "reasons of the gate", _reasons),
 )
 
 

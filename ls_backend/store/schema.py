@@ -210,6 +210,7 @@ versions = Table(
     Column("temperature", Float, nullable=False),
     Column("state", Text, nullable=False),
     Column("created_at", Utc, nullable=False),
+    Column("reason", Words),
     Column("metrics", JSON, nullable=False),
     Column("classes", JSON, nullable=False),
     Column("questions", JSON, nullable=False),

@@ -271,6 +271,15 @@ class Tasks:
                 .values(image_error=message, image_error_at=_now())
             )
 
+    def try_again(self, project_id: int, task_id: int) -> None:
+        """Forget that the image of a task could not be read, so that it is read with the next ones."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(tasks)
+                .where(tasks.c.project_id == project_id, tasks.c.task_id == task_id)
+                .values(image_error=null(), image_error_at=null())
+            )
+
     def unread(self, project_id: int, limit: int, *, retry_s: float = 3600.0) -> list[TaskRow]:
         """Return tasks whose image is still to be read, never tried ones first.
 

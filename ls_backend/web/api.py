@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from ls_backend.domain import plain
 from ls_backend.store import Project
-from ls_backend.web import advice, insights, settings
+from ls_backend.web import advice, insights, models, settings
 from ls_backend.web.answers import ProjectPath, project_of
 from ls_backend.web.protocol import Backend
 
@@ -73,6 +73,7 @@ def blueprint(backend: Backend) -> APIBlueprint:
     insights.routes(door, backend)
     settings.routes(door, backend)
     advice.routes(door, backend)
+    models.routes(door, backend)
     return door
 
 

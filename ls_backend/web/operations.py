@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from ls_backend.domain import plain
 from ls_backend.jobs import work
+from ls_backend.web.answers import ProjectPath
 from ls_backend.web.protocol import Backend
 
 TAG = Tag(name="operations", description="What the deployment is at and what is wrong")
@@ -34,16 +35,15 @@ def blueprint(backend: Backend) -> APIBlueprint:
 
     @door.get("/jobs", summary="What runs, waits and failed, and how far the long work is")
     def jobs(query: OfProject) -> dict[str, Any]:
-        seen = work.look(backend.store, backend.queues, query.project)
-        return {
-            "jobs": [plain(item) for item in seen.jobs],
-            "progress": [{**plain(item), "share": item.share} for item in seen.outlooks],
-            "queue_error": seen.queue_error,
-        }
+        return work.look(backend.store, backend.queues, query.project).plain()
 
     @door.post("/jobs/retry", summary="Try failed work again at once")
     def retry(body: Again) -> tuple[dict[str, Any], int]:
         return {"woken": work.retry(backend.store, backend.queues, body.kind, body.project)}, 202
+
+    @door.post("/projects/<int:project_id>/connect", summary="Have a worker connect a project; safe to repeat")
+    def connect(path: ProjectPath) -> tuple[dict[str, Any], int]:
+        return {"added": backend.queues.kick_connect(path.project_id)}, 202
 
     @door.get("/problems", summary="Every open problem, of the projects and of the deployment, latest first")
     def every_problem() -> dict[str, Any]:

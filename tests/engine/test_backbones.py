@@ -331,21 +331,21 @@ def test_a_pinned_version_holds_its_backbone_until_it_is_released(make_studio):
     first = studio.update().model.version.version_id
     studio.label(studio.tasks[20])
     studio.update()
-    assert rollback(studio.context, studio.pid).version_id == first
+    assert rollback(studio.context.store, studio.pid).version_id == first
     studio.settings(backbone=OTHER)
     studio.embed()
     assert studio.update().model.version.version_id == first
     (finding,) = studio.problems("backbone-change").values()
     assert first in finding.remedy
-    release(studio.context, studio.pid)
+    release(studio.context.store, studio.pid)
     assert studio.update().backbone == OTHER
-    rollback(studio.context, studio.pid, to=first)
+    rollback(studio.context.store, studio.pid, to=first)
     new = studio.arrive(2)
     studio.embed()
     done = studio.update()
     assert done.model.version.version_id == first
     assert set(new) <= {row.task_id for row in done.rows if row.probabilities is not None}
-    release(studio.context, studio.pid)
+    release(studio.context.store, studio.pid)
     studio.embed()
     assert studio.update().backbone == OTHER
 

@@ -131,7 +131,7 @@ def test_an_earlier_version_serves_until_it_is_released(make_lab):
     lab.label(lab.tasks[5])
     lab.update()
     second = lab.serving.version_id
-    assert rollback(lab.context, lab.pid).version_id == first
+    assert rollback(lab.context.store, lab.pid).version_id == first
     lab.update()
     assert lab.serving.version_id == first
     lab.label(lab.tasks[6])
@@ -140,7 +140,7 @@ def test_an_earlier_version_serves_until_it_is_released(make_lab):
     lab.assert_trained_on_what_label_studio_holds()  # it goes on learning meanwhile
     third = lab.latest.version_id
     assert third not in {first, second}
-    release(lab.context, lab.pid)
+    release(lab.context.store, lab.pid)
     lab.update()
     assert lab.serving.version_id == third
 
@@ -151,7 +151,7 @@ def test_a_pinned_version_ranks(make_lab):
     first = lab.serving.version_id
     lab.label(*lab.tasks[5:8])
     lab.update()
-    rollback(lab.context, lab.pid, to=first)
+    rollback(lab.context.store, lab.pid, to=first)
     lab.settings(min_labels=4, preset="random", seed=3)  # another order, so that there is something to publish
     lab.update()
     assert lab.window.model_version_id == first
@@ -161,7 +161,7 @@ def test_a_pinned_version_ranks(make_lab):
 def test_a_rollback_to_nothing_is_refused_with_what_there_is(make_lab):
     lab = make_lab(10, labelled=5)
     with pytest.raises(SettingsError, match="nothing to go back to"):
-        rollback(lab.context, lab.pid)
+        rollback(lab.context.store, lab.pid)
     lab.update()
     with pytest.raises(SettingsError, match=lab.serving.version_id):
-        rollback(lab.context, lab.pid, to="al-99-00000000")
+        rollback(lab.context.store, lab.pid, to="al-99-00000000")

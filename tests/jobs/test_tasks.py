@@ -99,6 +99,50 @@ def test_a_full_read_waits_for_the_update_and_then_updates(with_redis, eventuall
     assert [kind for what, kind, *_ in with_redis.runs() if what == "end"] == ["update", "sync", "update"]
 
 
+def test_a_project_is_connected_once_however_often_somebody_asks_and_then_ranked(with_redis, eventually):
+    assert [with_redis.queues.kick_connect(7) for _ in range(3)] == [True, False, False]
+    with_redis.start_worker("rank")
+    eventually(lambda: with_redis.runs(event="end", kind="update"), within_s=30)
+    assert [(what, kind) for what, kind, *_ in with_redis.runs() if kind == "connect"] == [
+        ("begin", "connect"),
+        ("end", "connect"),
+    ]
+    eventually(lambda: with_redis.covered(7), within_s=5)
+    eventually(lambda: with_redis.queues.kick_connect(7), within_s=5)
+
+
+def test_a_project_that_cannot_be_connected_is_a_failed_job_and_leaves_no_problem_that_nothing_ends(
+    with_redis, eventually
+):
+    with_redis.tell("raise", "unreachable")
+    with_redis.start_worker("rank")
+    with_redis.queues.kick_connect(99)
+    eventually(lambda: with_redis.queues.failed(99), within_s=30)
+    (failure,) = with_redis.queues.failed(99)
+    assert (failure.kind, failure.code) == ("connect", "label-studio-unreachable")
+    assert failure.hint
+    assert with_redis.store.projects.get(99) is None
+    with_redis.connect_project(7)
+    with_redis.queues.kick_connect(7)
+    eventually(lambda: with_redis.store.problems.open(7), within_s=10)
+    assert with_redis.store.problems.open(99) == []
+    (with_redis.data_dir / "raise").unlink()
+    eventually(lambda: with_redis.queues.retry("connect", 7), within_s=5)  # the failed job has yet to end
+    eventually(lambda: not with_redis.store.problems.open(7) and not with_redis.queues.failed(7), within_s=10)
+
+
+def test_a_project_is_not_connected_while_it_is_being_updated(with_redis, eventually):
+    with_redis.connect_project(7)
+    with_redis.tell("slow", 0.5)
+    for _ in range(2):
+        with_redis.start_worker("rank")
+    with_redis.event(7)
+    eventually(lambda: with_redis.runs(event="begin", kind="update"), within_s=30)
+    assert with_redis.queues.kick_connect(7)
+    eventually(lambda: len(with_redis.runs(event="end", kind="update")) == 2, within_s=15)
+    assert [kind for what, kind, *_ in with_redis.runs() if what == "end"] == ["update", "connect", "update"]
+
+
 def test_reasons_follow_an_update_a_few_at_a_time(with_redis, eventually):
     with_redis.connect_project(7)
     with_redis.tell("reasons-due", "")

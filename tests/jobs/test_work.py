@@ -55,7 +55,7 @@ def test_a_retry_ends_the_pause_and_wakes_the_work(with_redis):
     assert [job.state for job in queues.jobs(7)] == ["queued", "failed"], "it failed until it has succeeded"
 
 
-@pytest.mark.parametrize("kind", ["embed", "reconcile", "sync", "judge"])
+@pytest.mark.parametrize("kind", ["embed", "reconcile", "sync", "connect", "judge"])
 def test_every_kind_can_be_tried_again(with_redis, kind):
     fail(with_redis.queues, kind)
     assert with_redis.queues.retry(kind, 7)

@@ -37,7 +37,9 @@ def test_the_projects_page_says_where_a_project_stands(connected, fill):
 
 
 def test_a_backend_without_projects_says_how_to_connect_one(backend):
-    assert "ls-backend connect --project N" in read(backend, "/ui/")
+    text = read(backend, "/ui/")
+    assert "No project is connected yet." in text
+    assert "ls-backend connect --project N" in text
 
 
 def test_the_queue_lists_the_next_50_in_order_with_reasons_and_factors_and_leaves_out_what_is_labelled(

@@ -1,13 +1,16 @@
-"""The model versions of a project."""
+"""The model versions of a project: what was measured, two side by side, one put in force by hand."""
 
 from __future__ import annotations
 
-from flask import Blueprint
+from flask import Blueprint, redirect, request, url_for
+from werkzeug.wrappers import Response
 
+from ls_backend.engine import rollback, versions
 from ls_backend.web.protocol import Backend
 from ls_backend.web.ui.frame import page, project_of
 
 VERSIONS_SHOWN = 100
+_SHARES = frozenset({"accuracy", "balanced_accuracy", "ece"})
 
 
 def routes(door: Blueprint, backend: Backend) -> None:
@@ -17,12 +20,40 @@ def routes(door: Blueprint, backend: Backend) -> None:
     @door.get("/projects/<int:project_id>/models")
     def models(project_id: int) -> str:
         found = project_of(store, project_id)
-        serving = store.versions.in_force(project_id)
-        versions = sorted(store.versions.list(project_id), key=lambda item: item.round, reverse=True)
+        listing = versions.listed(store, found)
+        first, second = request.args.get("a"), request.args.get("b")
         return page(
             "models.html",
             project=found,
-            serving=None if serving is None else serving.version_id,
-            versions=versions[:VERSIONS_SHOWN],
-            deep_versions=store.deep_versions.list(project_id)[-VERSIONS_SHOWN:][::-1],
+            serving=listing.in_force,
+            versions=listing.versions[:VERSIONS_SHOWN],
+            deep_versions=listing.deep_versions[:VERSIONS_SHOWN],
+            hindrance={item.version_id: rollback.hindrance(found, item) for item in listing.versions[:VERSIONS_SHOWN]},
+            first=first,
+            second=second,
+            comparison=versions.compare(listing, first or "", second or "") if first or second else None,
+            written=_written,
+            done=request.args.get("done"),
         )
+
+    @door.post("/projects/<int:project_id>/models/force")
+    def force(project_id: int) -> Response:
+        rollback.rollback(store, project_of(store, project_id).id, request.form.get("version", ""))
+        return _done(project_id, "forced")
+
+    @door.post("/projects/<int:project_id>/models/release")
+    def release(project_id: int) -> Response:
+        rollback.release(store, project_of(store, project_id).id)
+        return _done(project_id, "released")
+
+    def _done(project_id: int, what: str) -> Response:
+        backend.wake(project_id)
+        return redirect(url_for("ui.models", project_id=project_id, done=what), 303)
+
+
+def _written(name: str, value: float | None, *, sign: bool = False) -> str:
+    """Write a figure: shares as per cent, others with three decimals."""
+    if value is None:
+        return "none"
+    plus = "+" if sign else ""
+    return f"{100 * value:{plus}.1f} %" if name in _SHARES else f"{value:{plus}.3f}"

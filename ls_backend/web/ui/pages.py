@@ -17,7 +17,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from ls_backend.errors import QueueError
+from ls_backend.errors import BackendError, QueueError
 from ls_backend.web.protocol import Backend
 from ls_backend.web.ui import advice, glance, insights, jobs, models, problems, projects, settings
 from ls_backend.web.ui.frame import ago, page, per_cent
@@ -48,6 +48,10 @@ def blueprint(backend: Backend) -> Blueprint:
     @door.errorhandler(QueueError)
     def no_redis(error: QueueError) -> tuple[str, int]:
         return page("error.html", message=str(error), hint=error.hint, code=error.code), 503
+
+    @door.errorhandler(BackendError)
+    def refused(error: BackendError) -> tuple[str, int]:
+        return page("error.html", message=str(error), hint=error.hint, code=error.code), 400
 
     @door.errorhandler(404)
     def missing(error: Any) -> tuple[str, int]:  # noqa: ANN401 - what Flask hands over

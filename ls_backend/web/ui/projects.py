@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flask import Blueprint
+from flask import Blueprint, redirect, request, url_for
+from werkzeug.wrappers import Response
 
 from ls_backend.engine import progress
+from ls_backend.errors import SettingsError
+from ls_backend.jobs import work
 from ls_backend.store import WindowRow
 from ls_backend.web.protocol import Backend
 from ls_backend.web.ui import curve, glance, insights
 from ls_backend.web.ui.frame import page, project_of, task_url
 
 QUEUE_SHOWN = 50
+_HIGHEST_NUMBER = 2**31 - 1  # of an id in Label Studio
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,20 @@ def routes(door: Blueprint, backend: Backend) -> None:
     @door.get("/", strict_slashes=False)
     def projects() -> str:
         found = [(item, progress.state(store, item)) for item in store.projects.active()]
-        return page("projects.html", projects=found, problems=store.problems.open(None))
+        asked = request.args.get("asked", type=int)
+        return page(
+            "projects.html",
+            projects=found,
+            problems=store.problems.open(None),
+            connecting=work.connecting(backend.queues),
+            asked=next((item for item, _ in found if item.id == asked), None),
+        )
+
+    @door.post("/connect")
+    def connect() -> Response:
+        project_id = _number(request.form.get("project", ""))
+        backend.queues.kick_connect(project_id)
+        return redirect(url_for("ui.projects", asked=project_id), 303)
 
     @door.get("/projects/<int:project_id>")
     def project(project_id: int) -> str:
@@ -67,6 +84,16 @@ def routes(door: Blueprint, backend: Backend) -> None:
             left=store.windows.left(project_id, version)[0] if version else 0,
             task_url=task_url(found),
         )
+
+
+def _number(text: str) -> int:
+    """Read the number of a project as somebody has typed it."""
+    if text.strip().isdecimal() and 0 < int(text) <= _HIGHEST_NUMBER:
+        return int(text)
+    raise SettingsError(
+        f"{text[:60]!r} is no number of a project; expected the one behind /projects/ in Label Studio's address.",
+        hint="Open the project in Label Studio and look at the address.",
+    )
 
 
 def bars(row: WindowRow) -> list[Bar]:

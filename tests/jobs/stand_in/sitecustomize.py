@@ -87,6 +87,12 @@ def update_project(context, project_id):
     context.store.projects.finish(project_id, seen)
 
 
+def connect(context, project_id):
+    _body(context, "connect", project_id)
+    context.store.projects.ensure(project_id)
+    context.store.projects.bump(project_id)
+
+
 def embed_pool(context, project_id):
     _body(context, "embed", project_id)
     left = int(_told(context.settings.data_dir, "chunks") or 0)
@@ -209,6 +215,7 @@ _module("ls_backend.engine.predict", predict_tasks=predict_tasks)
 _module("ls_backend.engine.preview", preview=preview)
 _module("ls_backend.engine.reconcile", reconcile=_plain("reconcile"))
 _module("ls_backend.engine.sync", sync=_plain("sync"))
+_module("ls_backend.engine.connect", connect=connect)
 _module(
     "ls_backend.engine.insights",
     find_out=_plain("insights"),
