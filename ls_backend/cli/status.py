@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,26 +15,10 @@ from ls_backend.errors import QueueError
 if TYPE_CHECKING:
     from ls_backend.engine.context import Context
     from ls_backend.engine.progress import State
-    from ls_backend.jobs.sights import Failure, JobSeen
+    from ls_backend.jobs.work import Standing
     from ls_backend.store import Project
 
 _COLOURS = {"learning": "green", "waiting for labels": "cyan", "problem": "red"}
-
-
-@dataclass(frozen=True)
-class _Work:
-    """The jobs of the project.
-
-    Attributes:
-        jobs: Those that run, wait or failed.
-        failed: Kinds whose last run failed.
-    """
-
-    jobs: tuple[JobSeen, ...]
-    failed: tuple[Failure, ...]
-
-    def count(self, state: str) -> int:
-        return sum(job.state == state for job in self.jobs)
 
 
 @app.command()
@@ -62,17 +45,14 @@ def status(
         raise typer.Exit(1)
 
 
-def _work(context: Context, chosen: list[Project]) -> dict[int, _Work]:
+def _work(context: Context, chosen: list[Project]) -> dict[int, Standing]:
     """Ask Redis for the jobs of each project; nothing when it does not answer, which is said."""
     from ls_backend.jobs.queues import Queues  # noqa: PLC0415 - slow to import
+    from ls_backend.jobs.work import standings  # noqa: PLC0415 - slow to import
 
     queues = Queues.of(context.settings)
     try:
-        jobs = queues.jobs()
-        return {
-            item.id: _Work(tuple(job for job in jobs if job.project_id == item.id), queues.failed(item.id))
-            for item in chosen
-        }
+        return standings(queues, [item.id for item in chosen])
     except QueueError as error:
         err.print(f"[yellow]The jobs cannot be seen: {escape(str(error))}[/yellow]", highlight=False)
         return {}
@@ -80,18 +60,18 @@ def _work(context: Context, chosen: list[Project]) -> dict[int, _Work]:
         queues.close()
 
 
-def _plain(project: Project, state: State, work: _Work | None) -> dict[str, Any]:
+def _plain(project: Project, state: State, work: Standing | None) -> dict[str, Any]:
     told: dict[str, Any] = {"id": project.id, "title": project.title, **plain(state), "jobs": None}
     if work is not None:
         told["jobs"] = {
-            "running": [plain(job) for job in work.jobs if job.state == "running"],
-            "queued": [plain(job) for job in work.jobs if job.state == "queued"],
+            "running": [plain(job) for job in work.those("running")],
+            "queued": [plain(job) for job in work.those("queued")],
             "failed": [plain(failure) for failure in work.failed],
         }
     return told
 
 
-def _print(chosen: list[Project], states: dict[int, State], work: dict[int, _Work]) -> None:
+def _print(chosen: list[Project], states: dict[int, State], work: dict[int, Standing]) -> None:
     table = Table("project", "state", "labels", "model", "accuracy", "window left", "last update (UTC)", "jobs")
     for item in chosen:
         found, mine = states[item.id], work.get(item.id)
@@ -103,7 +83,7 @@ def _print(chosen: list[Project], states: dict[int, State], work: dict[int, _Wor
             _accuracy(found),
             str(found.window_left),
             "never" if found.updated_at is None else f"{found.updated_at:%Y-%m-%d %H:%M:%S}",
-            "?" if mine is None else _jobs(mine),
+            "?" if mine is None else mine.words,
         )
     out.print(table)
     for item in chosen:
@@ -117,8 +97,3 @@ def _accuracy(state: State) -> str:
         return ""
     low, high = round(100 * state.low), round(100 * state.high)
     return f"{100 * state.accuracy:.0f} % ({low} to {high} on {state.n_measured})"
-
-
-def _jobs(work: _Work) -> str:
-    counted = {"running": work.count("running"), "queued": work.count("queued"), "failed": len(work.failed)}
-    return ", ".join(f"{number} {name}" for name, number in counted.items() if number) or "none"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
-from ls_backend.domain import LabelSchema, Metrics, ModelVersion
+from ls_backend.domain import LabelSchema, Metrics, ModelVersion, plain
 from ls_backend.errors import ConfigUnsupported
 from ls_backend.labelstudio import label_config
 from ls_backend.settings import ProjectSettings
@@ -192,6 +193,37 @@ def state(store: Store, project: Project) -> State:
         updated_at=_updated_at(store, project.id),
         problems=store.problems.count(project.id),
     )
+
+
+def report(store: Store, project: Project, hours: int) -> dict[str, Any]:
+    """Return state, learning curve, throughput and class balance as JSON can hold them.
+
+    Args:
+        store: The records.
+        project: Which project.
+        hours: Of throughput, at least 1.
+    """
+    return {
+        "state": plain(state(store, project)),
+        "curve": [plain(point) for point in learning_curve(store, project.id)],
+        "hours": hours,
+        "throughput": [plain(one) for one in throughput(store, project.id, hours)],
+        "balance": [plain(one) for one in class_balance(store, project)],
+    }
+
+
+def found_out(store: Store, project_id: int, kinds: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Return what workers have found out about a project as JSON can hold it, by kind, with its age in seconds.
+
+    Args:
+        store: The records.
+        project_id: Which project.
+        kinds: Those wanted; what has not been found out is left out. None for all there are.
+    """
+    now = datetime.now(UTC)
+    wanted = store.insights.ages(project_id) if kinds is None else kinds
+    found = [insight for kind in wanted if (insight := store.insights.get(project_id, kind)) is not None]
+    return {one.kind: {**plain(one), "age_s": (now - one.made_at).total_seconds()} for one in found}
 
 
 def _point(version: ModelVersion) -> CurvePoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from ls_backend.engine import outlook
 from ls_backend.engine.outlook import Outlook
 from ls_backend.errors import QueueError
 from ls_backend.jobs.queues import Queues
-from ls_backend.jobs.sights import JobSeen
+from ls_backend.jobs.sights import Failure, JobSeen
 from ls_backend.store import Store
 
 _TRAININGS_LOOKED_AT = 50
@@ -37,6 +38,46 @@ class Work:
             "progress": [{**plain(item), "share": item.share} for item in self.outlooks],
             "queue_error": self.queue_error,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The jobs of one project.
+
+    Attributes:
+        jobs: Those that run, wait or failed.
+        failed: Kinds whose last run failed.
+    """
+
+    jobs: tuple[JobSeen, ...]
+    failed: tuple[Failure, ...]
+
+    def those(self, state: str) -> list[JobSeen]:
+        """Return the jobs in a state: "running" or "queued"."""
+        return [job for job in self.jobs if job.state == state]
+
+    @property
+    def words(self) -> str:
+        """How many there are of each, such as "1 running, 2 failed", or "none"."""
+        counted = {
+            "running": len(self.those("running")),
+            "queued": len(self.those("queued")),
+            "failed": len(self.failed),
+        }
+        return ", ".join(f"{number} {name}" for name, number in counted.items() if number) or "none"
+
+
+def standings(queues: Queues, project_ids: Iterable[int]) -> dict[int, Standing]:
+    """Return the jobs of each project.
+
+    Raises:
+        QueueError: Redis does not answer.
+    """
+    jobs = queues.jobs()
+    return {
+        number: Standing(tuple(job for job in jobs if job.project_id == number), queues.failed(number))
+        for number in project_ids
+    }
 
 
 def look(store: Store, queues: Queues, project_id: int | None = None) -> Work:

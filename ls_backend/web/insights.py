@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from flask_openapi3.blueprint import APIBlueprint
 from pydantic import BaseModel, Field
 
-from ls_backend.domain import plain
 from ls_backend.engine import progress
 from ls_backend.web.answers import ProjectPath, project_of
 from ls_backend.web.protocol import Backend
@@ -32,22 +30,12 @@ def routes(door: APIBlueprint, backend: Backend) -> None:
 
     @door.get("/projects/<int:project_id>/progress", summary="State, learning curve, throughput and class balance")
     def progress_of(path: ProjectPath, query: Hours) -> dict[str, Any]:
-        found = project_of(store, path)
-        return {
-            "state": plain(progress.state(store, found)),
-            "curve": [plain(point) for point in progress.learning_curve(store, found.id)],
-            "hours": query.hours,
-            "throughput": [plain(one) for one in progress.throughput(store, found.id, query.hours)],
-            "balance": [plain(one) for one in progress.class_balance(store, found)],
-        }
+        return progress.report(store, project_of(store, path), query.hours)
 
     @door.get("/projects/<int:project_id>/insights", summary="What workers have found out, by kind, with its age")
     def insights(path: ProjectPath, query: Kind) -> dict[str, Any]:
         project_of(store, path)
-        now = datetime.now(UTC)
-        kinds = store.insights.ages(path.project_id) if query.kind is None else [query.kind]
-        found = [insight for kind in kinds if (insight := store.insights.get(path.project_id, kind)) is not None]
-        return {"insights": {one.kind: {**plain(one), "age_s": (now - one.made_at).total_seconds()} for one in found}}
+        return {"insights": progress.found_out(store, path.project_id, query.kind and [query.kind])}
 
     @door.post("/projects/<int:project_id>/insights", summary="Have map, uncertainties and calibration made anew")
     def ask_for_insights(path: ProjectPath) -> tuple[dict[str, Any], int]:

@@ -36,6 +36,12 @@ def test_the_projects_page_says_where_a_project_stands(connected, fill):
     assert "learning" in text
 
 
+def test_the_projects_page_counts_the_jobs_of_each_project(connected):
+    connected.queues.kick(7)
+    connected.queues.record_failure("embed", 7, code="c", message="m", hint="h", seconds=1.0, error=ValueError())
+    assert "1 queued, 1 failed" in read(connected, "/ui/")
+
+
 def test_a_backend_without_projects_says_how_to_connect_one(backend):
     text = read(backend, "/ui/")
     assert "No project is connected yet." in text
@@ -130,6 +136,7 @@ def test_without_redis_the_pages_are_there_and_say_so(deploy):
     alone.store.projects.ensure(7)
     assert all(alone.http.get(path).status_code == 200 for path in EVERY_PAGE)
     assert "Work goes on by itself when Redis answers" in read(alone, "/ui/jobs")
+    assert "unknown" in read(alone, "/ui/")
     assert alone.http.post("/ui/problems/look").status_code == 503
 
 

@@ -8,8 +8,9 @@ from flask import Blueprint, redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from ls_backend.engine import progress
-from ls_backend.errors import SettingsError
+from ls_backend.errors import QueueError, SettingsError
 from ls_backend.jobs import work
+from ls_backend.jobs.work import Standing
 from ls_backend.store import WindowRow
 from ls_backend.web.protocol import Backend
 from ls_backend.web.ui import curve, glance, insights
@@ -45,6 +46,7 @@ def routes(door: Blueprint, backend: Backend) -> None:
         return page(
             "projects.html",
             projects=found,
+            jobs=_jobs(backend, [item.id for item, _ in found]),
             problems=store.problems.open(None),
             connecting=work.connecting(backend.queues),
             asked=next((item for item, _ in found if item.id == asked), None),
@@ -84,6 +86,14 @@ def routes(door: Blueprint, backend: Backend) -> None:
             left=store.windows.left(project_id, version)[0] if version else 0,
             task_url=task_url(found),
         )
+
+
+def _jobs(backend: Backend, project_ids: list[int]) -> dict[int, Standing]:
+    """Return the jobs of each project; nothing while Redis does not answer, which the page of jobs explains."""
+    try:
+        return work.standings(backend.queues, project_ids)
+    except QueueError:
+        return {}
 
 
 def _number(text: str) -> int:
