@@ -48,8 +48,8 @@ def settings_page() -> str:
             "Fill them in on the [dashboard](operations.md#the-dashboard), which shows beforehand how the queue would "
             "change, give them to `ls-backend connect --project N --settings JSON`, change some with `ls-backend "
             "settings set --project N PATH=VALUE`, send them to the [JSON API](protocol.md#json-api), or type them in "
-            "Label Studio under Settings, Model, Edit, as extra params. An unknown key or an impossible value is refused "
-            "by name, and the last good settings stay in force."
+            "Label Studio under Settings, Model, Edit, as extra params. An unknown key or an impossible value is "
+            "refused by name, and the last good settings stay in force."
         ),
         "",
         (
