@@ -45,17 +45,18 @@ def settings_page() -> str:
         "## Project settings",
         "",
         (
-            "Give them to `ls-backend connect --project N --settings JSON`, change some with `ls-backend settings set "
-            "--project N PATH=VALUE`, send them to the [JSON API](protocol.md#json-api), or type them in Label Studio "
-            "under Settings, Model, Edit, as extra params. An unknown key or an impossible value is refused by name, "
-            "and the last good settings stay in force."
+            "Fill them in on the [dashboard](operations.md#the-dashboard), which shows beforehand how the queue would "
+            "change, give them to `ls-backend connect --project N --settings JSON`, change some with `ls-backend "
+            "settings set --project N PATH=VALUE`, send them to the [JSON API](protocol.md#json-api), or type them in "
+            "Label Studio under Settings, Model, Edit, as extra params. An unknown key or an impossible value is "
+            "refused by name, and the last good settings stay in force."
         ),
         "",
         (
             "What was said last holds, wherever it was said. Label Studio repeats its extra params at every load of a "
             "page; they count as said only when they differ from what it said before. So a change made elsewhere "
             "stays, and the field in Label Studio then shows something that is no longer in force: `ls-backend "
-            "settings get` shows what is, `ls-backend settings history` who changed what."
+            "settings get` and the dashboard show what is, and `ls-backend settings history` who changed what."
         ),
         "",
         *_table(("Setting", "Default", "Range", "Meaning"), _fields(ProjectSettings)),

@@ -83,11 +83,11 @@ def _print(told: dict[str, Any]) -> None:
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a table; nothing where it has no row."""
-    table = Table(*columns, title=escape(title), title_justify="left")
+    table = Table(*columns)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     if table.row_count:
-        out.print(table)
+        out.print(f"[bold]{escape(title)}[/bold]", table, sep="\n", highlight=False)
 
 
 def _share(value: float | None) -> str:

@@ -11,6 +11,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from ls_backend import logs
@@ -233,10 +234,9 @@ def history(store: Store, project_id: int, limit: int = 50) -> list[Change]:
     """
     _project(store, project_id)
     found = store.revisions.list(project_id, limit + 1)
-    earlier = [*found[1:], None]
     changes = [
         Change(after, () if before is None else differences(_values(before), _values(after)))
-        for after, before in zip(found, earlier, strict=True)
+        for after, before in zip_longest(found, found[1:])
     ]
     return changes[:limit]
 

@@ -140,6 +140,10 @@ def test_a_class_that_is_gone_does_not_come_back_by_an_undo(office):
         office.undo()
 
 
+def test_a_project_nobody_has_configured_has_no_history(office):
+    assert configure.history(office.store, 7) == []
+
+
 def test_the_history_says_what_each_revision_changed(office):
     office.save(seed=1)
     office.save("ben", seed=1, objectives={"uncertainty": {"strength": 2}})
