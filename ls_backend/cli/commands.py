@@ -116,10 +116,13 @@ def _wait_for_order(context: Context, project_id: int) -> None:
 @explained
 def doctor(
     project: Annotated[list[int] | None, typer.Option("--project", "-p", help="Look at this project only.")] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Have workers mend what they can; what is found is kept as problems.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look at every known trap and name its remedy. Exit status 1 when something is wrong."""
-    from ls_backend.engine.doctor import examine  # noqa: PLC0415 - slow to import
+    from ls_backend.engine.doctor import examine, keep  # noqa: PLC0415 - slow to import
     from ls_backend.jobs import checkup  # noqa: PLC0415 - slow to import
 
     context = open_context()
@@ -132,8 +135,27 @@ def doctor(
     else:
         for project_id, finding in found:
             print_finding(project_id, finding)
+    if fix:
+        keep(context, looks)
+        _fix(context, {project_id for project_id, _ in found})
     if any(finding.level == "error" for _, finding in found):
         raise typer.Exit(1)
+
+
+def _fix(context: Context, project_ids: set[int | None]) -> None:
+    """Wake what mends the open problems of projects, and of the deployment."""
+    from ls_backend.jobs import mend  # noqa: PLC0415 - slow to import
+    from ls_backend.jobs.queues import Queues  # noqa: PLC0415 - slow to import
+
+    queues = Queues.of(context.settings)
+    for project_id in project_ids:
+        record = None if project_id is None else context.store.projects.get(project_id)
+        for problem in context.store.problems.open(project_id):
+            found = mend.mender(record, problem.finding)
+            if found is not None:
+                woken = mend.mend(context.store, queues, project_id, problem.finding.code, problem.finding.subject)
+                how = "a worker will do it" if woken else "it is on its way already"
+                err.print(f"{escape(problem.finding.subject)}: {found.words}: {how}", highlight=False)
 
 
 @app.command()

@@ -64,30 +64,34 @@ def mender(project: Project | None, finding: Finding) -> Mender | None:
     return None if found is None else Mender(found, _WORDS[found])
 
 
-def mend(store: Store, queues: Queues, project_id: int | None, finding: Finding) -> bool:
-    """Wake what mends a problem; the problem disappears when that has found it gone.
+def mend(store: Store, queues: Queues, project_id: int | None, code: str, subject: str) -> bool:
+    """Wake what mends an open problem; it disappears when that has found it gone.
 
     Args:
         store: Records.
         queues: Job queues.
         project_id: Whose problem it is; None for the deployment's.
-        finding: The problem.
+        code: Of its finding.
+        subject: Likewise.
 
     Returns:
         Whether something was woken that was not on its way already.
 
     Raises:
-        SettingsError: Only a person can mend it.
+        SettingsError: There is no such problem, or only a person can mend it.
         QueueError: Redis does not answer.
     """
+    problems = [problem.finding for problem in store.problems.open(project_id)]
+    finding = next((item for item in problems if (item.code, item.subject) == (code, subject)), None)
+    if finding is None:
+        raise SettingsError(
+            f"There is no open problem {code!r} of {subject!r}; it may be over.", hint="Look at the problems again."
+        )
     found = mender(None if project_id is None else store.projects.get(project_id), finding)
     if found is None:
-        raise SettingsError(
-            f"Nothing here mends {finding.code} of {finding.subject}: that takes a person.",
-            hint=finding.remedy or "See the table of codes in the README.",
-        )
-    if found.kind == "embed" and project_id is not None and finding.subject.startswith(_OF_TASK):
-        store.tasks.try_again(project_id, int(finding.subject.removeprefix(_OF_TASK)))
+        raise SettingsError(f"Nothing here mends {code} of {subject}: that takes a person.", hint=finding.remedy)
+    if found.kind == "embed" and project_id is not None and subject.startswith(_OF_TASK):
+        store.tasks.try_again(project_id, int(subject.removeprefix(_OF_TASK)))
     return work.retry(store, queues, found.kind, DEPLOYMENT if project_id is None else project_id)
 
 

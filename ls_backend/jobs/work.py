@@ -112,6 +112,14 @@ def connecting(queues: Queues) -> list[JobSeen]:
         return []
 
 
+def on_its_way(queues: Queues) -> frozenset[tuple[str, int]]:
+    """Return kind and project of what runs or waits; nothing while Redis does not answer."""
+    try:
+        return frozenset((job.kind, job.project_id) for job in queues.jobs() if job.state != "failed")
+    except QueueError:
+        return frozenset()
+
+
 def retry(store: Store, queues: Queues, kind: str, project_id: int) -> bool:
     """Try failed work again at once.
 

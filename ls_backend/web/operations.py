@@ -9,7 +9,7 @@ from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
 from ls_backend.domain import plain
-from ls_backend.jobs import work
+from ls_backend.jobs import mend, work
 from ls_backend.web.answers import ProjectPath
 from ls_backend.web.protocol import Backend
 
@@ -27,6 +27,14 @@ class Again(BaseModel):
 
     kind: str = Field(description="Kind of the job, as in the list of jobs")
     project: int = Field(ge=0, description="Label Studio's project id; 0 for work of the whole deployment")
+
+
+class ToMend(BaseModel):
+    """An open problem."""
+
+    project: int | None = Field(default=None, ge=1, description="Whose problem it is; unset for the deployment's")
+    code: str = Field(description="Of its finding, as in the list of problems")
+    subject: str = Field(description="Likewise")
 
 
 def blueprint(backend: Backend) -> APIBlueprint:
@@ -47,7 +55,18 @@ def blueprint(backend: Backend) -> APIBlueprint:
 
     @door.get("/problems", summary="Every open problem, of the projects and of the deployment, latest first")
     def every_problem() -> dict[str, Any]:
-        return {"problems": [plain(item) for item in backend.store.problems.open_anywhere()]}
+        projects = {item.id: item for item in backend.store.projects.active()}
+        found = [(item, projects.get(item.project_id or 0)) for item in backend.store.problems.open_anywhere()]
+        return {
+            "problems": [
+                {**plain(item), "mended_by": None if (by := mend.mender(of, item.finding)) is None else by.kind}
+                for item, of in found
+            ]
+        }
+
+    @door.post("/problems/fix", summary="Have a worker mend an open problem")
+    def fix(body: ToMend) -> tuple[dict[str, Any], int]:
+        return {"woken": mend.mend(backend.store, backend.queues, body.project, body.code, body.subject)}, 202
 
     @door.post("/doctor", summary="Have a worker look at every known trap; what it finds becomes problems")
     def doctor() -> tuple[dict[str, Any], int]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from typer.testing import CliRunner
 
 from ls_backend.cli import app
-from ls_backend.domain import Finding
+from ls_backend.domain import Finding, Metrics, ModelVersion
+from ls_backend.engine import doctor
 from ls_backend.jobs import redis_server
 from ls_backend.jobs.queues import Queues
 from ls_backend.settings import Settings
@@ -120,6 +123,70 @@ def test_models_of_a_project_without_any_and_of_an_unknown_one(desk):
     answer = run("models", "--project", "9")
     assert answer.exit_code == 1
     assert "Project 9 is not connected" in answer.output
+
+
+@pytest.fixture
+def versions(desk):
+    """Two versions, of which the gate has refused the second."""
+    store, _ = desk
+    first = ModelVersion(
+        version_id="al-1-0123abcd",
+        project_id=7,
+        round=1,
+        backbone="efficientnet_lite0",
+        classes=("cat", "dog"),
+        questions=(0, 0),
+        n_labels=20,
+        labels_digest="0" * 64,
+        temperature=1.0,
+        metrics=Metrics(20, accuracy=0.5, log_loss=0.7),
+        state="promoted",
+        created_at=datetime(2026, 3, 1, tzinfo=UTC),
+    )
+    second = replace(first, version_id="al-2-0123abcd", round=2, n_labels=40, metrics=Metrics(40, accuracy=0.9))
+    store.versions.add(first)
+    store.versions.add(replace(second, state="rejected", labels_digest="1" * 64, reason="log loss is higher"))
+    return store
+
+
+def test_two_models_stand_side_by_side(versions):
+    answer = run("models", "--project", "7", "--compare", "al-1-0123abcd", "al-2-0123abcd")
+    assert answer.exit_code == 0
+    assert "+0.400" in answer.output
+    assert "0.500 (0.299 to 0.701)" in answer.output
+    assert "al-2-0123abcd was refused by the gate: log loss is higher" in answer.output
+    assert "not directly comparable" in answer.output
+    made = json.loads(run("models", "-p", "7", "--compare", "al-1-0123abcd", "al-2-0123abcd", "--json").stdout)
+    assert made["same_tasks"] is False
+    assert {figure["name"]: figure["difference"] for figure in made["figures"]}["log_loss"] is None
+    unknown = run("models", "--project", "7", "--compare", "al-1-0123abcd", "al-9")
+    assert unknown.exit_code == 1
+    assert "'al-9' is no model version of project 7" in unknown.output
+
+
+def test_a_refused_version_is_put_in_force_and_released(versions):
+    answer = run("rollback", "--project", "7", "--to", "al-2-0123abcd")
+    assert answer.exit_code == 0
+    assert "al-2-0123abcd serves until" in answer.output
+    assert versions.versions.in_force(7).version_id == "al-2-0123abcd"
+    assert run("rollback", "--project", "7", "--latest").exit_code == 0
+    assert versions.versions.in_force(7).version_id == "al-1-0123abcd"
+
+
+def test_the_doctor_has_workers_mend_what_they_can(desk, monkeypatch):
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "token")
+    monkeypatch.setattr(doctor, "_torch", lambda: doctor._ok("torch-pair", "torch", "not looked at"))
+    store, queues = desk
+    store.problems.report(7, Finding("webhook-missing", "error", "webhook", "There is none.", "Connect."))
+    store.problems.report(7, Finding("overlap", "warning", "annotation settings", "Three.", "Set it to 1."))
+    assert run("doctor", "--project", "7").exit_code == 1
+    assert queues.jobs(7) == []
+    answer = run("doctor", "--project", "7", "--fix")
+    assert "webhook: Connect the project again: a worker will do it" in answer.output
+    assert "annotation settings: " not in answer.stderr
+    assert [(job.kind, job.state) for job in queues.jobs(7)] == [("connect", "queued")]
+    assert "it is on its way already" in run("doctor", "--project", "7", "--fix").output
 
 
 @pytest.mark.parametrize(

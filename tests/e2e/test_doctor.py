@@ -13,6 +13,7 @@ from werkzeug.serving import make_server
 
 from ls_backend.demo.digits import LABEL_CONFIG, digits
 from ls_backend.demo.label_studio import LabelStudioServer
+from ls_backend.domain import MENDED_BY_CONNECTING
 from ls_backend.engine import doctor
 from ls_backend.engine.connect import connect
 from ls_backend.engine.context import Context
@@ -213,6 +214,45 @@ def test_the_webhook_has_lost_its_secret(client, pid, told):
     finding = told("webhook-secret")
     assert "The webhook lacks our secret header" in finding.message
     assert "somebody else's" not in finding.message
+
+
+def without_webhook(client, pid):
+    (hook,) = client.webhooks(pid)
+    client.call("DELETE", f"/api/webhooks/{hook.webhook_id}/")
+
+
+def narrow_the_webhook(client, pid):
+    change_webhook(client, pid, is_active=False)
+
+
+def spoil_the_secret(client, pid):
+    change_webhook(client, pid, headers={SECRET_HEADER: "somebody else's"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (without_webhook, "webhook-missing"),
+        (narrow_the_webhook, "webhook-narrowed"),
+        (spoil_the_secret, "webhook-secret"),
+    ],
+)
+def test_connecting_once_more_mends_what_it_is_said_to_mend(client, context, pid, spoil, code):
+    def wrong():
+        (*_, look) = doctor.examine(context, [pid])
+        doctor.keep(context, [look])
+        return {problem.finding.code for problem in context.store.problems.open(pid)}
+
+    spoil(client, pid)
+    client.update_project(pid, sampling="Sequential sampling", show_collab_predictions=False)
+    (row,) = client.ml_backends(pid)
+    client.call("DELETE", f"/api/ml/{row.backend_id}")
+    broken = {code, "sampling-mode", "predictions-off", "ml-backend-missing"}
+    assert wrong() >= broken
+    assert broken <= MENDED_BY_CONNECTING
+    connect(context, pid)
+    assert {problem.finding.code for problem in context.store.problems.open(pid)} == {"no-window"}
+    assert wrong() == {"no-window"}
 
 
 def test_an_image_that_cannot_be_fetched(client, context, pid, told):

@@ -83,6 +83,18 @@ def test_a_database_from_before_the_test_set_gets_its_table_and_keeps_its_record
     again.dispose()
 
 
+def test_versions_from_before_the_reasons_of_the_gate_have_none(url, store, database, make_version):
+    store.projects.ensure(7)
+    store.versions.add(make_version(1, state="rejected", project_id=7))
+    with database.write() as connection:
+        connection.execute(text("ALTER TABLE versions DROP COLUMN reason"))
+        connection.execute(text("DELETE FROM schema_version WHERE number > 6"))
+    again = Store(url)
+    (old,) = again.versions.list(7)
+    assert (old.state, old.reason) == ("rejected", None)
+    again.dispose()
+
+
 def test_the_tables_in_the_database_are_those_in_the_code(database):
     migrate(database)
     for name, table in schema.metadata.tables.items():

@@ -45,6 +45,20 @@ def redis_url(tmp_path_factory):
     server.stop()
 
 
+def flush(url):
+    client = redis.Redis.from_url(url)
+    client.flushall()
+    client.close()
+
+
+@pytest.fixture
+def _empty_queues(redis_url):
+    """No job of other tests waits or has failed, and none of this one afterwards."""
+    flush(redis_url)
+    yield
+    flush(redis_url)
+
+
 def promoted(store, project_id, classes, *, version_id="al-1-0123abcd"):
     """Record a model version as a retrain does."""
     version = ModelVersion(
@@ -112,9 +126,7 @@ class Deployed:
 @pytest.fixture
 def deploy(tmp_path, redis_url):
     """Make a deployment with settings of one's own."""
-    client = redis.Redis.from_url(redis_url)
-    client.flushall()
-    client.close()
+    flush(redis_url)
     made = []
 
     def make(**settings):
@@ -140,9 +152,7 @@ def backend(deploy):
 def connected(backend):
     """A backend that knows project 7; what the set-up asked of the worker is done."""
     assert backend.set_up().status_code == 200
-    client = redis.Redis.from_url(backend.queues.url)
-    client.flushall()
-    client.close()
+    flush(backend.queues.url)
     return backend
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import redis
 from axe_playwright_python.sync_playwright import Axe
 
 from ls_backend.jobs.queues import Queues
@@ -87,22 +86,12 @@ def test_the_same_over_http(backend):
     assert backend.waiting() == ["connect-12"]
 
 
-@pytest.fixture
-def desk(serve):
-    """A server process of its own with its queues, which are empty again afterwards."""
+@pytest.mark.browser
+@pytest.mark.usefixtures("_empty_queues")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_person_connects_and_what_was_typed_outlives_the_renewal_of_the_page(serve, browser, scheme):
     server = serve()
     queues = Queues.of(server.settings)
-    yield server, queues
-    queues.close()
-    client = redis.Redis.from_url(queues.url)
-    client.flushall()
-    client.close()
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_person_connects_and_what_was_typed_outlives_the_renewal_of_the_page(desk, browser, scheme):
-    server, queues = desk
     with browser.new_context(color_scheme=scheme) as context:
         page = context.new_page()
         said = []
@@ -119,3 +108,4 @@ def test_a_person_connects_and_what_was_typed_outlives_the_renewal_of_the_page(d
         page.get_by_text("Project 12 waits for a worker to connect it").wait_for()
         assert [job.project_id for job in queues.jobs() if job.state == "queued" and job.kind == "connect"] == [12]
         assert said == []
+    queues.close()

@@ -112,7 +112,7 @@ def test_without_redis_a_version_is_put_in_force_all_the_same(deploy, fill):
 def test_two_versions_stand_side_by_side_with_differences_and_intervals(trained):
     text = trained.http.get(f"{PAGE}?a={FIRST}&b={SECOND}").text
     assert f"{FIRST} and {SECOND} side by side" in text
-    for told in ("+40.0 %", "29.9 % to 70.1 %", "69.9 % to 97.2 %", "+0.000", "+10"):
+    for told in ("+40.0 points", "29.9 % to 70.1 %", "69.9 % to 97.2 %", "+0.000", "+10"):
         assert told in text, told
 
 
@@ -214,7 +214,7 @@ def test_a_person_compares_puts_in_force_and_releases(shown, browser):
         page.get_by_label(f"A: {FIRST}").check()
         page.get_by_label(f"B: {SECOND}").check()
         page.get_by_role("button", name="Compare A and B").press("Enter")
-        page.get_by_role("row", name="Balanced accuracy").get_by_text("+40.0 %").wait_for()
+        page.get_by_role("row", name="Balanced accuracy").get_by_text("+40.0 points").wait_for()
         assert page.get_by_label(f"A: {FIRST}").is_checked()
         page.get_by_role("button", name=f"Put in force: {FIRST}").click()
         page.get_by_text("is in force from now on").wait_for()

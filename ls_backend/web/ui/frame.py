@@ -14,6 +14,17 @@ from flask import abort, render_template
 from ls_backend import __version__
 from ls_backend.store import Project, Store
 
+_OF_TASK = "task "
+_SETTINGS_PAGES = {
+    "general settings": "settings",
+    "annotation settings": "settings/annotation",
+    "labelling interface": "settings/labeling",
+    "model settings": "settings/ml",
+    "ML backend": "settings/ml",
+    "webhook": "settings/webhooks",
+}
+"""Subject of a finding -> page of Label Studio's project settings that shows it."""
+
 
 def page(template: str, **values: object) -> str:
     """Return a page.
@@ -44,6 +55,22 @@ def task_url(project: Project) -> str | None:
     if not host.startswith(("http://", "https://")):
         return None
     return f"{host}/projects/{project.id}/data?task="
+
+
+def place_url(project: Project, subject: str) -> str | None:
+    """Return where Label Studio shows what a finding is about; None where that is not known.
+
+    Args:
+        project: Whose finding it is.
+        subject: Of the finding: "general settings", "task 12".
+    """
+    tasks = task_url(project)
+    if tasks is None:
+        return None
+    if subject.startswith(_OF_TASK) and subject.removeprefix(_OF_TASK).isdecimal():
+        return tasks + subject.removeprefix(_OF_TASK)
+    page_of = _SETTINGS_PAGES.get(subject)
+    return None if page_of is None else tasks.removesuffix("data?task=") + page_of
 
 
 def ago(moment: datetime | None, now: datetime) -> str:

@@ -52,8 +52,9 @@ def routes(door: Blueprint, backend: Backend) -> None:
 
 
 def _written(name: str, value: float | None, *, sign: bool = False) -> str:
-    """Write a figure: shares as per cent, others with three decimals."""
+    """Write a figure, or with its sign a difference: shares as per cent, others with three decimals."""
     if value is None:
         return "none"
-    plus = "+" if sign else ""
-    return f"{100 * value:{plus}.1f} %" if name in _SHARES else f"{value:{plus}.3f}"
+    if sign:
+        return f"{100 * value:+.1f} points" if name in _SHARES else f"{value:+.3f}"
+    return f"{100 * value:.1f} %" if name in _SHARES else f"{value:.3f}"

@@ -105,3 +105,22 @@ document.addEventListener("input", (event) => {
 });
 document.addEventListener("DOMContentLoaded", () => sliders(document));
 document.addEventListener("htmx:load", (event) => sliders(event.target));
+// The theme: kept in this browser, for all pages and tabs; "auto" keeps nothing and follows the system.
+const themes = document.getElementById("theme");
+function wear(theme) {
+  if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+  else delete document.documentElement.dataset.theme;
+  for (const button of themes.querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.value === (document.documentElement.dataset.theme || "auto")));
+}
+themes.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  wear(button.value);
+  try {
+    if (button.value === "auto") localStorage.removeItem("ls_backend.theme");
+    else localStorage.setItem("ls_backend.theme", button.value);
+  } catch {} // it holds for this page then
+});
+window.addEventListener("storage", (event) => { if (event.key === "ls_backend.theme") wear(event.newValue); });
+wear(document.documentElement.dataset.theme);
+themes.hidden = false;
