@@ -146,7 +146,7 @@ def test_a_plane_puts_the_ends_of_both_axes_on_its_edges():
     assert (plane.y(0), plane.y(1), plane.y(4)) == (45, 35, 5)
 
 
-@pytest.mark.parametrize(("value", "above"), [(0, 4), (4, 4), (5, 8), (9, 20), (21, 40), (100_000, 200_000)])
+@pytest.mark.parametrize(("value", "above"), [(0, 4), (4, 4), (5, 8), (9, 12), (13, 20), (21, 40), (100_000, 120_000)])
 def test_an_axis_ends_at_a_round_number_whose_quarters_are_whole(value, above):
     assert round_above(value) == above
 
@@ -465,7 +465,7 @@ def test_under_the_mouse_a_point_of_the_map_shows_its_image_task_and_label(shown
 def test_the_keyboard_goes_through_the_map_point_by_point(shown, opened):
     page = opened(shown[0] + "/ui/projects/7/map")
     assert page.locator("svg[data-thumbnails] [tabindex='0']").count() == 1, "one stop of the Tab key"
-    page.get_by_label("a sample of the rest").focus()
+    page.get_by_role("checkbox", name="of the rest").focus()
     page.keyboard.press("Tab")
     focused = "document.activeElement.getAttribute('aria-label')"
     assert page.evaluate(focused) == "Task 2"
@@ -486,7 +486,7 @@ def test_the_keyboard_goes_through_the_map_point_by_point(shown, opened):
 @pytest.mark.browser
 def test_a_kind_of_points_can_be_hidden(shown, opened):
     page = opened(shown[0] + "/ui/projects/7/map")
-    page.get_by_label("a sample of the rest").uncheck()
+    page.get_by_role("checkbox", name="of the rest").uncheck()
     assert not page.locator('[data-t="5"]').is_visible()
     assert page.locator('[data-t="4"]').is_visible()
 

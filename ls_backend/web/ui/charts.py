@@ -172,7 +172,7 @@ def histogram(content: Mapping[str, Any]) -> Histogram:
 
 def reliability(content: Mapping[str, Any]) -> Reliability:
     """Lay out the insight "calibration"."""
-    plane = Plane(width=360, height=360, right=16, top=28)  # room for the discs in the corner, and their numbers
+    plane = Plane(width=390, height=346, right=46, top=14)  # room for the discs in the corner, and their numbers
     most = max(one["n"] for one in content["bins"])
     discs = tuple(
         Disc(

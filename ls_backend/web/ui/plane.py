@@ -46,10 +46,10 @@ class Plane:
 
 
 def round_above(value: float) -> int:
-    """Return the least of 4, 8, 20, 40, 80, 200, ... that is not below a value: its quarters are whole numbers."""
+    """Return the least of 4, 8, 12, 20, 40, 80, 120, ... that is not below a value: its quarters are whole numbers."""
     step = 4
     while True:
-        for factor in (1, 2, 5):
+        for factor in (1, 2, 3, 5):
             if step * factor >= value:
                 return step * factor
         step *= 10
