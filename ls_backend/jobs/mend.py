@@ -91,7 +91,7 @@ def mend(store: Store, queues: Queues, project_id: int | None, code: str, subjec
     if found is None:
         raise SettingsError(f"Nothing here mends {code} of {subject}: that takes a person.", hint=finding.remedy)
     if found.kind == "embed" and project_id is not None and subject.startswith(_OF_TASK):
-        store.tasks.try_again(project_id, int(subject.removeprefix(_OF_TASK)))
+        store.tasks.set_image_error(project_id, int(subject.removeprefix(_OF_TASK)), None)
     return work.retry(store, queues, found.kind, DEPLOYMENT if project_id is None else project_id)
 
 

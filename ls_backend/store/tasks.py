@@ -262,22 +262,13 @@ class Tasks:
                     statement.values(content_hash=bindparam("hash"), image_error=null(), image_error_at=null()), rows
                 )
 
-    def set_image_error(self, project_id: int, task_id: int, message: str) -> None:
-        """Record why the image of a task could not be read; it is tried again later."""
+    def set_image_error(self, project_id: int, task_id: int, message: str | None) -> None:
+        """Record why the image of a task could not be read, to be tried again later; None forgets it: try now."""
         with self._database.write() as connection:
             connection.execute(
                 update(tasks)
                 .where(tasks.c.project_id == project_id, tasks.c.task_id == task_id)
-                .values(image_error=message, image_error_at=_now())
-            )
-
-    def try_again(self, project_id: int, task_id: int) -> None:
-        """Forget that the image of a task could not be read, so that it is read with the next ones."""
-        with self._database.write() as connection:
-            connection.execute(
-                update(tasks)
-                .where(tasks.c.project_id == project_id, tasks.c.task_id == task_id)
-                .values(image_error=null(), image_error_at=null())
+                .values(image_error=message, image_error_at=None if message is None else _now())
             )
 
     def unread(self, project_id: int, limit: int, *, retry_s: float = 3600.0) -> list[TaskRow]:

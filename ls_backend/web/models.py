@@ -20,7 +20,7 @@ class Two(BaseModel):
     b: str = Field(description="Id of another")
 
 
-class InForce(BaseModel):
+class Chosen(BaseModel):
     """Which version is to serve."""
 
     version: str | None = Field(
@@ -42,7 +42,7 @@ def routes(door: APIBlueprint, backend: Backend) -> None:
         return plain(versions.compare(listing, query.a, query.b))
 
     @door.put("/projects/<int:project_id>/models/in-force", summary="Put a version in force, or let the newest serve")
-    def put_in_force(path: ProjectPath, body: InForce) -> dict[str, Any]:
+    def put_in_force(path: ProjectPath, body: Chosen) -> dict[str, Any]:
         found = project_of(store, path)
         if body.version is None:
             rollback.release(store, found.id)

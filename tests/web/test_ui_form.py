@@ -213,7 +213,7 @@ def test_a_cost_matrix_is_a_table_as_long_as_it_fits_and_json_beyond():
         ("objectives.metadata.0.min", "3", "objectives.metadata.0.field", "field is empty"),
         ("objectives.metadata.0.weights", "many", "objectives.metadata.0.weights", "or errors"),
         ("explor", "1", "explor", "explor is not a field of this form"),
-        ("objectives.uncertainty.metod", "1", "objectives.uncertainty.metod", "is not a field"),
+        ("objectives.uncertainty.way", "1", "objectives.uncertainty.way", "is not a field"),
     ],
 )
 def test_what_is_wrong_is_said_at_its_field(name, typed, at, words, tmp_path):
