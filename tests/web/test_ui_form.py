@@ -180,6 +180,14 @@ def test_what_another_preset_says_is_filled_in_where_nobody_has_touched_anything
     assert read.objectives.keys() == {"representativeness", "uncertainty"}
 
 
+def test_an_objective_that_is_given_back_shows_what_the_preset_says():
+    form, base = Form(()), ProjectSettings(objectives={"uncertainty": {"method": "entropy", "strength": 3}})
+    values = form.written(base) | {"objectives.uncertainty": ""}
+    filled = form.filled_from(sent(form, values), base, "auto", "auto")
+    assert (filled["objectives.uncertainty.method"], filled["objectives.uncertainty.strength"]) == ("margin", "1")
+    assert form.read(form.tidied(filled), base, "auto", good).settings == ProjectSettings()
+
+
 def test_a_cost_matrix_is_a_table_as_long_as_it_fits_and_json_beyond():
     small, large = Form(CLASSES[:2]), Form([str(number) for number in range(13)])
     wanted = ProjectSettings(objectives={"value": {"costs": {"cat": {"dog": 20}}}})

@@ -444,7 +444,7 @@ def test_a_strength_is_changed_with_the_keyboard_previewed_saved_and_taken_back(
 
 @pytest.mark.browser
 def test_what_is_wrong_is_said_in_place_of_a_preview_and_nothing_typed_is_lost(shown, browser):
-    server, _ = shown
+    server, store = shown
     with browser.new_context() as context:
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{server.port}{PATH}")
@@ -456,7 +456,16 @@ def test_what_is_wrong_is_said_in_place_of_a_preview_and_nothing_typed_is_lost(s
         assert page.get_by_label("Explore", exact=True).input_value() == "lots"
         assert page.get_by_label("Seed").input_value() == "12"
         assert not page.locator("#away").is_visible()
+        page.set_viewport_size({"width": 390, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
         serious(page)
+        page.get_by_label("Explore", exact=True).fill("0.5")
+        configure.save(store, server.settings, 7, ProjectSettings(seed=99), source="command line", who="ben")
+        page.get_by_role("button", name="Save").last.click()
+        page.wait_for_selector("text=seed from 0 to 99")
+        serious(page)
+        page.get_by_role("button", name="Save mine over it").click()
+        page.wait_for_selector("text=seed from 99 to 12")
 
 
 @pytest.mark.browser

@@ -104,7 +104,7 @@ class Form:
         return tidy
 
     def filled_from(self, values: Values, base: ProjectSettings, shown: str, preset: str) -> dict[str, str]:
-        """Return texts in which the objectives nobody has touched show what another preset says.
+        """Return texts in which the objectives that are left to the preset show what another preset says.
 
         Args:
             values: As they were sent.
@@ -116,10 +116,11 @@ class Form:
             StrategyUnknown: There is no such preset.
         """
         texts = self.tidied(values)
-        before, after = self.written(base, shown), self.written(base, preset)
+        before, after = self.written(base, shown), self.written(ProjectSettings(preset=preset))
         for path, field in parts().items():
-            left = path != field.name and not texts.get(path) and not before.get(path)
-            if left and _mine(path, texts) == _mine(path, before):
+            if path == field.name or texts.get(path):
+                continue
+            if before[path] or _mine(path, texts) == _mine(path, before):
                 texts = {name: text for name, text in texts.items() if not _belongs(name, path)}
                 texts |= {name: text for name, text in after.items() if _belongs(name, path)}
         return texts
