@@ -7,7 +7,7 @@ export UV_HTTP_TIMEOUT ?= 300
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-label-studio setup-browser test check fix docs bench serve demo constraints
+.PHONY: help setup setup-label-studio setup-browser test check fix docs screenshots bench serve demo constraints
 
 # $(call install,VENV,WHAT): with uv, which is fast; with pip where uv cannot be had or does not reach the packages.
 install = .venv/bin/uv pip install -q --python $(1)/bin/python $(2) \
@@ -47,6 +47,8 @@ check: setup ## Run the static checks one by one, then every test
 fix: setup ## Format, and mend what ruff can mend
 	.venv/bin/ruff format && .venv/bin/ruff check --fix
 docs: setup; @.venv/bin/python docs/generate.py ## Write the pages of docs/ that come from the code
+screenshots: setup setup-label-studio setup-browser ## Photograph every page of the dashboard for docs/images; some minutes
+	@.venv/bin/python docs/screenshots.py
 bench: setup ## Run every benchmark, beside other libraries; the first time it fetches and embeds MNIST
 	@$(call install,.venv,-c constraints.txt -e .[dev,bench])
 	@for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python "$$script"; done
