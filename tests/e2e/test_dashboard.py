@@ -12,19 +12,20 @@ from axe_playwright_python.sync_playwright import Axe
 pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 
 N_TASKS = 40
+PREVIEWED = 20
 TIMEOUT_MS = 30_000
 PATIENCE_MS = 60_000
 """For what a worker does first; the page then shows it by itself."""
 
 
-class Desk:
-    """The owner's browser tab, and everything that was wrong with the pages it showed."""
+class Owner:
+    """Who runs a project, with a browser tab on the dashboard, and everything that was wrong with its pages."""
 
-    def __init__(self, page, url):
+    def __init__(self, page, lab):
         self.page = page
-        self.url = url
+        self.lab = lab
+        self.title = lab.client.project(lab.pid).title
         self.wrong = []
-        self.looked_at = set()
         page.set_default_timeout(TIMEOUT_MS)
         page.on("console", lambda message: self._note(f"console: {message.text}"))
         page.on("pageerror", lambda error: self._note(f"error: {error}"))
@@ -38,128 +39,150 @@ class Desk:
         if request.failure != "net::ERR_ABORTED":  # a renewal under way when its page is left
             self._note(f"{request.failure} {request.url}")
 
+    # -- what the owner does --
+
     def open(self):
-        self.page.goto(f"{self.url}/ui/")
+        self.page.goto(f"{self.lab.stack.url}/ui/")
         self.check()
 
     def go(self, name, *, within="Pages"):
-        """Follow a link of a navigation, as people do."""
+        """Follow a link of a navigation."""
         self.page.get_by_role("navigation", name=within).get_by_role("link", name=name, exact=True).click()
         self.page.wait_for_load_state()
         self.check()
 
+    def tab(self, name):
+        """Go to another page of the project."""
+        self.go(name, within=f"Project {self.title}")
+
+    def key(self, role, name, key):
+        """Press a key on something of the page."""
+        self.page.get_by_role(role, name=name).last.focus()
+        self.page.keyboard.press(key)
+
     def check(self):
         """Have axe look at the page as it is now."""
-        self.looked_at.add(re.sub(r"\d+", "N", self.page.url.removeprefix(self.url).partition("?")[0]))
         for one in Axe().run(self.page).response["violations"]:
             if one["impact"] in ("serious", "critical"):
                 self._note(f"axe: {one['id']} {one['nodes'][0]['html']}")
 
-    def reload(self):
-        self.page.reload()
-        self.check()
+    # -- what the owner sees --
+
+    def table(self, name):
+        """A table by its caption."""
+        return self.page.get_by_role("table", name=name)
+
+    def tasks(self, name):
+        """Task ids in a table, from the top."""
+        return [int(row.get_by_role("rowheader").inner_text()) for row in self.table(name).get_by_role("row").all()[1:]]
 
     def queue(self):
         """Task ids as the queue page lists them."""
-        return rows_of(self.page.get_by_role("table", name=re.compile("Why each task comes")))
+        return self.tasks(re.compile("Why each task comes"))
+
+    def in_force(self):
+        """Model versions that are said to be in force."""
+        rows = self.table("Model versions").get_by_role("row").all()[1:]
+        marked = [row for row in rows if row.get_by_text("in force", exact=True).count()]
+        return [row.get_by_role("rowheader").inner_text() for row in marked]
+
+    def told(self, words):
+        """Wait until the page says that something was done."""
+        self.page.get_by_role("status").get_by_text(words).wait_for()
+        self.check()
 
 
 @pytest.fixture
-def desk(browser, stack, request, tmp_path):
-    """A tab of its own; its last picture is kept when the test fails."""
+def owner(browser, client, stack, make_project, lab_of, request, tmp_path):
+    """Somebody with a project that nobody has connected; the last picture is kept when the test fails."""
     failed_before = request.session.testsfailed
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    desk = Desk(context.new_page(), stack.url)
-    yield desk
+    owner = Owner(context.new_page(), lab_of(client, stack, *make_project(client, N_TASKS)))
+    yield owner
     if request.session.testsfailed > failed_before:
         with contextlib.suppress(Exception):
-            desk.page.screenshot(path=tmp_path / "failed.png", full_page=True)
+            owner.page.screenshot(path=tmp_path / "failed.png", full_page=True)
             warnings.warn(f"the browser showed {tmp_path / 'failed.png'}", stacklevel=1)
     context.close()
 
 
-def test_an_owner_connects_tunes_rolls_back_and_mends_a_project(desk, client, stack, make_project, lab_of, wait_for):
-    pid, truth = make_project(client, N_TASKS)
-    title = client.project(pid).title
-    lab = lab_of(client, stack, pid, truth)
-    page = desk.page
+def test_an_owner_connects_tunes_rolls_back_and_mends_a_project(owner, wait_for):
+    connects(owner)
+    has_it_labelled(owner)
+    tunes(owner, wait_for)
+    rolls_back(owner, wait_for)
+    assert owner.wrong == []
 
-    # Given a project in Label Studio, it is connected on the page, and its queue appears.
-    stack.command("connect", "--project", str(pid))
-    desk.open()
-    page.get_by_role("link", name=title).click()
-    desk.go("Queue", within=f"Project {title}")
-    page.get_by_role("table", name=re.compile("Why each task comes")).wait_for(timeout=PATIENCE_MS)
+
+def connects(owner):
+    """A project of Label Studio gets its order."""
+    lab = owner.lab
+    lab.stack.command("connect", "--project", str(lab.pid))
+    owner.open()
+    owner.page.get_by_role("link", name=owner.title).click()
+    owner.tab("Queue")
+    owner.table(re.compile("Why each task comes")).wait_for(timeout=PATIENCE_MS)
     lab.settled()
-    desk.reload()
-    assert desk.queue() == lab.head() != []
+    owner.open()
+    owner.page.get_by_role("link", name=owner.title).click()
+    owner.tab("Queue")
+    assert owner.queue() == lab.head() != []
 
-    # When it is labelled, models appear and the curve with them.
-    for labels in (10, 14):
-        lab.label(labels - len(lab.held()))
-        lab.settled(labels=labels)
-    desk.go("Overview", within=f"Project {title}")
-    assert page.get_by_text("14 of 40").is_visible()
 
-    # When a strength is changed with the keyboard, the preview shows 20 tasks in another order, and saves nothing.
-    desk.go("Queue", within=f"Project {title}")
-    before = desk.queue()
-    window = client.project(pid).model_version
-    desk.go("Settings", within=f"Project {title}")
-    page.get_by_role("slider", name="Diversity: Strength").focus()
-    page.keyboard.press("Home")
+def has_it_labelled(owner):
+    """There are models to choose from, and the overview counts the labels."""
+    for labels in (10, 4):
+        owner.lab.label(labels)
+        owner.lab.settled(labels=len(owner.lab.held()))
+    owner.tab("Overview")
+    assert owner.page.get_by_text(f"14 of {N_TASKS}").is_visible()
+
+
+def tunes(owner, wait_for):
+    """Another strength is tried out, which changes nothing, then saved; Label Studio serves what was promised."""
+    lab, page = owner.lab, owner.page
+    owner.tab("Queue")
+    before, window = owner.queue(), lab.client.project(lab.pid).model_version
+    owner.tab("Settings")
+    owner.key("slider", "Diversity: Strength", "Home")
     strength = page.get_by_role("group", name="Diversity").get_by_role("textbox", name="Strength")
     assert float(strength.input_value()) == 0.0
-    page.get_by_role("button", name="Preview").focus()
-    page.keyboard.press("Enter")
-    tried = page.get_by_role("table", name="With these settings")
-    tried.wait_for(timeout=PATIENCE_MS)
-    desk.check()
-    promised = rows_of(tried)
-    assert rows_of(page.get_by_role("table", name="Now", exact=True)) == before[:20]
-    assert len(promised) == 20
-    assert promised != before[:20]
-    assert client.project(pid).model_version == window
+    owner.key("button", "Preview", "Enter")
+    owner.table("With these settings").wait_for(timeout=PATIENCE_MS)
+    owner.check()
+    promised = owner.tasks("With these settings")
+    assert owner.tasks("Now") == before[:PREVIEWED]
+    assert len(promised) == PREVIEWED
+    assert promised != before[:PREVIEWED]
+    assert lab.client.project(lab.pid).model_version == window
 
-    # When it is saved, Label Studio serves the order that the preview has shown, and the queue page lists it.
-    page.get_by_role("button", name="Save").last.focus()
-    page.keyboard.press("Enter")
-    page.get_by_role("status").get_by_text("Saved as revision").wait_for()
-    desk.check()
-    wait_for("another window is in force", lambda: client.project(pid).model_version != window, 60)
+    owner.key("button", "Save", "Enter")
+    owner.told("Saved as revision")
+    wait_for("another window is in force", lambda: lab.client.project(lab.pid).model_version != window, 60)
     lab.order_in_force()
-    assert lab.head()[:20] == promised
-    desk.go("Queue", within=f"Project {title}")
-    assert desk.queue() == lab.head()
+    assert lab.head(PREVIEWED) == promised
+    owner.tab("Queue")
+    assert owner.queue() == lab.head()
     assert lab.label(1) == promised[:1]
     lab.settled(labels=15)
 
-    # When an earlier model is put in force, Label Studio shows what that one predicts.
-    desk.go("Models", within=f"Project {title}")
-    serving, *earlier = [row["version_id"] for row in lab.state()["versions"] if row["state"] == "promoted"][::-1]
-    assert in_force(page) == [serving]
-    page.get_by_role("button", name=f"Put in force: {earlier[-1]}").click()
-    page.get_by_role("status").get_by_text(f"{earlier[-1]} is in force").wait_for()
-    desk.check()
-    assert in_force(page) == [earlier[-1]]
-    wait_for("its window", lambda: client.project(pid).model_version.startswith(f"{earlier[-1]}:"), 60)
+
+def rolls_back(owner, wait_for):
+    """An earlier model serves until the newest is let in again; Label Studio shows what each predicts."""
+    lab, page = owner.lab, owner.page
+
+    def serves(version):
+        wait_for(f"{version} serves", lambda: lab.client.project(lab.pid).model_version.startswith(f"{version}:"), 60)
+        lab.order_in_force()
+
+    owner.tab("Models")
+    newest, earlier, *_ = [row["version_id"] for row in lab.state()["versions"] if row["state"] == "promoted"]
+    assert owner.in_force() == [newest]
+    page.get_by_role("button", name=f"Put in force: {earlier}").click()
+    owner.told(f"{earlier} is in force")
+    assert owner.in_force() == [earlier]
+    serves(earlier)
     page.get_by_role("button", name="Let the newest serve again").click()
-    page.get_by_role("status").wait_for()
-    assert in_force(page) == [serving]
-    wait_for("its window", lambda: client.project(pid).model_version.startswith(f"{serving}:"), 60)
-
-    # Then nothing was wrong with any page on the way.
-    assert desk.wrong == []
-
-
-def rows_of(table):
-    """Task ids in a table of tasks, from the top."""
-    return [int(row.get_by_role("rowheader").inner_text()) for row in table.get_by_role("row").all()[1:]]
-
-
-def in_force(page):
-    """Model versions that the page says are in force."""
-    rows = page.get_by_role("table", name="Model versions").get_by_role("row").all()[1:]
-    return [
-        row.get_by_role("rowheader").inner_text() for row in rows if row.get_by_text("in force", exact=True).count()
-    ]
+    owner.told(f"{newest} is in force")
+    assert owner.in_force() == [newest]
+    serves(newest)
