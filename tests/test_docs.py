@@ -31,6 +31,20 @@ def name_of(path):
     return str(path.relative_to(REPOSITORY))
 
 
+def script(name):
+    """Import a script that lies in docs/."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pictures(path):
+    """Targets of the pictures in a page, as Markdown and as HTML, which can have one for dark screens."""
+    text = path.read_text()
+    return re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text) + re.findall(r"\b(?:src|srcset)=\"([^\"]+)\"", text)
+
+
 def rows_below(text, head):
     """Cells of the rows of the first table whose head starts with the given cells."""
     table = text.split(f"\n| {head} |", 1)[1].split("\n\n", 1)[0]
@@ -116,10 +130,7 @@ def test_the_compose_file_uses_only_known_settings():
 
 @pytest.mark.parametrize("page", ["settings.md", "strategies.md"])
 def test_the_generated_pages_are_what_the_code_says(page):
-    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    expected = generate.pages()[DOCS / page]
+    expected = script("generate").pages()[DOCS / page]
     assert (DOCS / page).read_text() == expected, "run `make docs`"
 
 
@@ -160,6 +171,29 @@ def test_every_link_leads_somewhere(path):
         if not there.exists() or (anchor and anchor not in anchors(there)):
             broken.append(target)
     assert broken == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_every_picture_is_there_and_is_described(path):
+    assert [target for target in pictures(path) if not (path.parent / target).is_file()] == []
+    assert "![](" not in path.read_text()
+    assert path.read_text().count("<img ") == len(re.findall(r"<img [^>]*\balt=\"[^\"]+\"", path.read_text()))
+
+
+def test_every_page_of_the_dashboard_is_photographed_light_and_dark_and_no_picture_is_left_over(tmp_path):
+    server = create_app(Settings.model_validate({"DATA_DIR": tmp_path, "REDIS_URL": "redis://127.0.0.1:1/0"}))
+    expected = script("screenshots").files(server)
+    assert {"projects-light.png", "projects-dark.png", "queue-dark.png"} < expected
+    there = {path.name: path for path in (DOCS / "images").iterdir()}
+    assert set(there) == expected, "run `make screenshots`"
+    for name, path in there.items():
+        assert path.read_bytes().startswith(b"\x89PNG"), name
+        assert 5_000 < path.stat().st_size < 250_000, name
+
+
+def test_the_readme_and_the_tutorial_show_pictures():
+    assert len(pictures(REPOSITORY / "README.md")) >= 4
+    assert len(pictures(DOCS / "tutorial.md")) >= 4
 
 
 def all_commands():
