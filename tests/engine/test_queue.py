@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from ls_backend.engine import publishing
+from ls_backend.engine.configure import save
 from ls_backend.engine.sync import sync
 from ls_backend.engine.update import update_project
 from ls_backend.labelstudio import label_config
@@ -60,6 +61,19 @@ def test_an_update_that_changes_nothing_leaves_the_window_alone(make_lab):
     assert update_project(lab.context, lab.pid) is None
     assert lab.window.version == before
     assert lab.state().model_version == before
+
+
+def test_what_somebody_saves_is_published_also_if_the_next_tasks_stay(make_lab):
+    lab = make_lab(12, labelled=6)
+    lab.update()
+    shown, before = lab.queue()[:3], lab.window.version
+    wanted = lab.context.project_settings(lab.project).model_copy(update={"prelabel": False})
+    save(lab.context.store, lab.context.settings, lab.pid, wanted, source="dashboard")
+    lab.update()
+    assert lab.queue()[:3] == shown
+    assert lab.window.version != before
+    assert not any(_answers(lab))
+    assert update_project(lab.context, lab.pid) is None
 
 
 def test_a_window_that_runs_low_is_refilled(make_lab):
