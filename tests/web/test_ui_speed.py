@@ -27,7 +27,7 @@ LIMIT_S = 0.3
 PID = 7
 N_TASKS = 100_000
 N_LABELS = 20_000
-N_VERSIONS = 2_000
+N_VERSIONS = N_LABELS
 N_REVISIONS = 100
 N_PROBLEMS = 200
 LABELS = [f"kind {i}" for i in range(20)]
@@ -44,7 +44,7 @@ WAITED = Path("/proc/thread-self/schedstat")
 PARTS = {"project_id": PID, "content_hash": f"{1:064x}", "token": TOKEN, "revision": N_REVISIONS}
 """What stands in an address for each part of it that is not always the same."""
 
-QUESTIONS = {"ui.settings": {"preview": TOKEN}}
+QUESTIONS = {"ui.models": {"a": "al-1-0123abcd", "b": f"al-{N_VERSIONS}-0123abcd"}}
 """What makes a page show more than it does by itself."""
 
 
@@ -65,11 +65,11 @@ def test_a_page_that_works_or_waits_too_long_is_found_out(crowded):
         until = time.thread_time() + LIMIT_S
         while time.thread_time() < until:
             pass
-        return ""
+        return "done"
 
     def waits():
         time.sleep(LIMIT_S)
-        return ""
+        return "done"
 
     rules = crowded.application.view_functions
     with pytest.MonkeyPatch.context() as patch:
@@ -97,7 +97,8 @@ def look(crowded, page):
     """
     others = waited_s()
     began = time.perf_counter()
-    answer = crowded.get(page)
+    with crowded.get(page) as answer:
+        assert answer.data, page
     seconds = time.perf_counter() - began
     assert answer.status_code == 200, page
     return seconds - (waited_s() - others)
