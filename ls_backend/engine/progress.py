@@ -16,6 +16,9 @@ from ls_backend.store import Counts, DeepVersion, Project, Store, Throughput
 
 MeasuredOn = Literal["hold-out", "test set"]
 
+CURVE_POINTS = 400
+"""Heads on a learning curve at most."""
+
 _HEADLINES = ("map50", "mean_iou_classes", "mean_iou")  # of a deep version: what is said of it in one number
 _RUNS_LOOKED_AT = 20
 _Z = 1.959963984540054  # the normal quantile of 95 % in the middle
@@ -119,11 +122,17 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def learning_curve(store: Store, project_id: int) -> list[CurvePoint]:
-    """Return how good each model version was measured to be, oldest first; those that were not measured are left out.
+    """Return how good model versions were measured to be, oldest first; those that were not measured are left out.
 
-    The hold-out grows with the labels and holds what the plan asked for, so two points are compared on different tasks.
+    There may be a version for each label: of many, as many as a picture has room for are taken, evenly, with the
+    newest. The hold-out grows with the labels and holds what the plan asked for, so two points are compared on
+    different tasks.
     """
-    heads = [_point(version) for version in store.versions.list(project_id) if version.metrics.accuracy is not None]
+    heads = [
+        _point(version)
+        for version in store.versions.spread(project_id, CURVE_POINTS)
+        if version.metrics.accuracy is not None
+    ]
     deep = [_deep_point(version) for version in store.deep_versions.list(project_id) if _headline(version)]
     return sorted([*heads, *deep], key=lambda point: point.made_at)
 

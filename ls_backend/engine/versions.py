@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,14 +85,23 @@ class Comparison:
     note: str
 
 
-def listed(store: Store, project: Project) -> Listing:
-    """Return the model versions of a project."""
+def listed(store: Store, project: Project, limit: int | None = None, named: Iterable[str] = ()) -> Listing:
+    """Return the model versions of a project.
+
+    Args:
+        store: Records.
+        project: Whose they are.
+        limit: Heads at most, the newest; None for all.
+        named: Ids of heads that are wanted whatever their age; those that do not exist are left out.
+    """
     serving = store.versions.in_force(project.id)
+    heads = {item.version_id: item for item in store.versions.list(project.id, limit)}
+    older = [store.versions.get(project.id, name) for name in dict.fromkeys(named) if name not in heads]
     return Listing(
         project_id=project.id,
         in_force=serving.version_id if serving else None,
         pinned=project.pinned_version,
-        versions=tuple(store.versions.list(project.id)),
+        versions=(*heads.values(), *(item for item in older if item is not None)),
         deep_versions=tuple(store.deep_versions.list(project.id)),
     )
 

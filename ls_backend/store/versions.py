@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
-from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy import RowMapping, func, insert, select, update
 
 from ls_backend.domain import Metrics, ModelVersion, Reliability
 from ls_backend.errors import StoreError
@@ -14,6 +14,8 @@ from ls_backend.store.database import Database
 from ls_backend.store.schema import projects, versions
 
 VersionState = Literal["promoted", "rejected", "retired"]
+
+_NEWEST_FIRST = (versions.c.round.desc(), versions.c.created_at.desc())
 
 
 class Versions:
@@ -39,12 +41,22 @@ class Versions:
             row = connection.execute(statement).mappings().one_or_none()
         return None if row is None else _version(row)
 
-    def list(self, project_id: int) -> list[ModelVersion]:
-        """Return all versions of a project, newest first."""
-        statement = select(versions).where(versions.c.project_id == project_id)
+    def spread(self, project_id: int, most: int) -> list[ModelVersion]:
+        """Return at most so many versions, newest first: the newest, and from it back every second, third, ... one."""
+        place = func.row_number().over(order_by=_NEWEST_FIRST) - 1
+        mine = versions.c.project_id == project_id
         with self._database.read() as connection:
-            rows = connection.execute(statement.order_by(versions.c.round.desc(), versions.c.created_at.desc()))
-            return [_version(row) for row in rows.mappings()]
+            n = connection.scalar(select(func.count()).select_from(versions).where(mine)) or 0
+            placed = select(versions.c.version_id, place.label("place")).where(mine).subquery()
+            chosen = select(placed.c.version_id).where(placed.c.place % max(1, -(-n // most)) == 0)
+            statement = select(versions).where(mine, versions.c.version_id.in_(chosen)).order_by(*_NEWEST_FIRST)
+            return [_version(row) for row in connection.execute(statement).mappings()]
+
+    def list(self, project_id: int, limit: int | None = None) -> list[ModelVersion]:
+        """Return the versions of a project, newest first; a large project has one for each label."""
+        statement = select(versions).where(versions.c.project_id == project_id).order_by(*_NEWEST_FIRST)
+        with self._database.read() as connection:
+            return [_version(row) for row in connection.execute(statement.limit(limit)).mappings()]
 
     def latest(self, project_id: int, backbone: str | None = None) -> ModelVersion | None:
         """Return the newest version, promoted or not, on one backbone or on any; None before the first."""
@@ -62,7 +74,7 @@ class Versions:
         statement = (
             select(versions)
             .where(versions.c.project_id == project_id, is_pinned.is_(True) | (versions.c.state == "promoted"))
-            .order_by(is_pinned.is_(True).desc(), versions.c.round.desc(), versions.c.created_at.desc())
+            .order_by(is_pinned.is_(True).desc(), *_NEWEST_FIRST)
             .limit(1)
         )
         with self._database.read() as connection:

@@ -111,20 +111,21 @@ def test_an_owner_connects_tunes_rolls_back_and_mends_a_project(owner, wait_for)
     has_it_labelled(owner)
     tunes(owner, wait_for)
     rolls_back(owner, wait_for)
+    mends(owner, wait_for)
     assert owner.wrong == []
 
 
 def connects(owner):
     """A project of Label Studio gets its order."""
-    lab = owner.lab
-    lab.stack.command("connect", "--project", str(lab.pid))
+    lab, page = owner.lab, owner.page
     owner.open()
-    owner.page.get_by_role("link", name=owner.title).click()
+    page.get_by_label("Its number in Label Studio").fill(str(lab.pid))
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name=owner.title).click(timeout=PATIENCE_MS)
     owner.tab("Queue")
     owner.table(re.compile("Why each task comes")).wait_for(timeout=PATIENCE_MS)
-    lab.settled()
-    owner.open()
-    owner.page.get_by_role("link", name=owner.title).click()
+    lab.order_in_force()
+    owner.tab("Overview")
     owner.tab("Queue")
     assert owner.queue() == lab.head() != []
 
@@ -157,6 +158,7 @@ def tunes(owner, wait_for):
     assert promised != before[:PREVIEWED]
     assert lab.client.project(lab.pid).model_version == window
 
+    page.get_by_role("checkbox", name="Manage queue").uncheck()  # what others change in Label Studio stays now
     owner.key("button", "Save", "Enter")
     owner.told("Saved as revision")
     wait_for("another window is in force", lambda: lab.client.project(lab.pid).model_version != window, 60)
@@ -187,3 +189,22 @@ def rolls_back(owner, wait_for):
     owner.told(f"{newest} is in force")
     assert owner.in_force() == [newest]
     serves(newest)
+
+
+def mends(owner, wait_for):
+    """Somebody changes the sampling mode, which is found, told, and put right by a button."""
+    lab, page = owner.lab, owner.page
+    lab.client.update_project(lab.pid, sampling="Sequential sampling")
+    owner.go("Problems")
+    page.get_by_role("button", name="Look at everything now").click()
+    row = page.get_by_role("row").filter(has_text=owner.title).filter(has_text="sampling-mode")
+    row.wait_for(timeout=PATIENCE_MS)
+    owner.check()
+    assert "'Sequential sampling'" in row.inner_text()
+    row.get_by_role("button", name="Fix").click()
+    owner.check()
+    row.wait_for(state="detached", timeout=PATIENCE_MS)
+    assert lab.client.project(lab.pid).sampling == "Uncertainty sampling"
+    lab.order_in_force()
+    lab.label(1)
+    lab.settled(labels=16)

@@ -57,6 +57,13 @@ def test_the_interval_is_scipys_wilson_interval(hits, n):
     assert progress.wilson(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
+def test_of_many_versions_the_curve_takes_some_evenly_and_the_newest(store, monkeypatch):
+    monkeypatch.setattr(progress, "CURVE_POINTS", 4)
+    for i in range(1, 11):
+        add_version(store, i, accuracy=0.5, n=10, labels=i)
+    assert [one.n_labels for one in progress.learning_curve(store, 1)] == [1, 4, 7, 10]
+
+
 def test_the_curve_has_a_point_for_every_version_that_was_measured(store):
     add_version(store, 1, labels=4)
     add_version(store, 2, accuracy=0.5, n=10, labels=20)

@@ -20,8 +20,8 @@ def routes(door: Blueprint, backend: Backend) -> None:
     @door.get("/projects/<int:project_id>/models")
     def models(project_id: int) -> str:
         found = project_of(store, project_id)
-        listing = versions.listed(store, found)
         first, second = request.args.get("a"), request.args.get("b")
+        listing = versions.listed(store, found, VERSIONS_SHOWN, named=filter(None, (first, second)))
         return page(
             "models.html",
             project=found,
