@@ -167,6 +167,10 @@ class Process:
         self.settings = Settings(data_dir=folder, host="127.0.0.1", port=self.port, **given)
         self.log_path = folder / "server.log"
         folder.mkdir(parents=True, exist_ok=True)
+        self.start()
+
+    def start(self):
+        """Start it, as often as it was stopped, at the same port."""
         started = time.monotonic()
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -219,7 +223,7 @@ def serve(tmp_path_factory, redis_url):
     running = []
 
     def start(**settings):
-        running.append(Process(tmp_path_factory.mktemp("server") / "data", redis_url, **settings))
+        running.append(Process(tmp_path_factory.mktemp("server") / "data", **{"redis_url": redis_url, **settings}))
         return running[-1]
 
     yield start

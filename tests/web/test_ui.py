@@ -9,6 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from ls_backend.domain import Finding
 from ls_backend.engine.progress import CurvePoint
+from ls_backend.jobs import redis_server
 from ls_backend.store import Store
 from ls_backend.web.ui import curve, frame
 
@@ -236,3 +237,33 @@ def test_a_page_renews_itself_but_not_under_somebodys_hands(shown, browser):
         store.projects.set(7, title="too late")
         page.wait_for_timeout(6_000)
         assert page.get_by_role("link", name="after").is_visible()
+
+
+@pytest.mark.browser
+def test_an_open_page_says_that_the_server_is_away_and_recovers(serve, browser):
+    server = serve()
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{server.port}/ui/jobs")
+        warning = page.get_by_role("alert").filter(has_text="This server does not answer")
+        assert not warning.is_visible()
+        server.stop()
+        warning.wait_for(timeout=20_000)
+        assert page.get_by_role("heading", name="Jobs").is_visible()
+        server.start()
+        warning.wait_for(state="hidden", timeout=20_000)
+
+
+@pytest.mark.browser
+def test_an_open_page_says_that_redis_is_away_and_recovers(serve, browser, tmp_path):
+    redis = redis_server.start(tmp_path)
+    server = serve(redis_url=redis.url)
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{server.port}/ui/jobs")
+        page.get_by_text("Nothing runs and nothing waits").wait_for()
+        redis.stop()
+        page.get_by_text("Work goes on by itself when Redis answers").wait_for(timeout=20_000)
+        redis = redis_server.start(tmp_path)
+        page.get_by_text("Nothing runs and nothing waits").wait_for(timeout=20_000)
+        redis.stop()
