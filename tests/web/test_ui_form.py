@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -196,6 +198,25 @@ def test_a_cost_matrix_is_a_table_as_long_as_it_fits_and_json_beyond():
     assert filled.value(cell) == "20"
     assert large.written(wanted)["objectives.value.costs"] == '{"cat": {"dog": 20.0}}'
     assert filled.cells("objectives.value.classes").keys() == {"cat", "dog"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "part", "value"),
+    [
+        ("value", "costs", {"cat": {}}),
+        ("value", "costs", {"cow": {"cat": 1.0}}),
+        ("value", "costs", {"cat": {"cow": 1.0}}),
+        ("value", "classes", {"cow": 2.0}),
+        ("balance", "target", {"cow": 0.5}),
+    ],
+)
+def test_what_a_table_of_the_labels_cannot_hold_is_json(objective, part, value):
+    form, name = Form(CLASSES[:2]), f"objectives.{objective}.{part}"
+    wanted = ProjectSettings(objectives={objective: {part: value}})
+    texts = form.written(wanted)
+    assert json.loads(texts[name]) == value
+    read = form.read(sent(form, texts), ProjectSettings(), "auto", good)
+    assert read.settings.objectives[objective][part] == value
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ class Form:
 
     def tidied(self, values: Values) -> dict[str, str]:
         """Return texts with empty rows dropped, the others numbered from 0, and one empty row at the end."""
-        tidy = {name: text.replace("\r\n", "\n") for name, text in values.items()}
+        tidy = dict(values)
         for path, field in parts().items():
             if field.kind == "rows":
                 rows = [row for _, row in _rows(path, tidy) if any(row.values())]
