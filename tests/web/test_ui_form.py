@@ -242,6 +242,10 @@ def test_what_a_table_of_the_labels_cannot_hold_is_json(objective, part, value):
         ("objectives.metadata.0.min", "3", "objectives.metadata.0.field", "field is empty"),
         ("objectives.metadata.0.weights", "many", "objectives.metadata.0.weights", "or errors"),
         ("explor", "1", "explor", "explor is not a field of this form"),
+        ('objectives.value.costs/["cat"]', "1", 'objectives.value.costs/["cat"]', "is not a field"),
+        ('objectives.value.classes/["cat", "dog"]', "", 'objectives.value.classes/["cat", "dog"]', "is not a field"),
+        ('explore/["cat"]', "1", 'explore/["cat"]', "is not a field"),
+        ("objectives.metadata.0.way", "1", "objectives.metadata.0.way", "is not a field"),
         ("objectives.uncertainty.way", "1", "objectives.uncertainty.way", "is not a field"),
     ],
 )

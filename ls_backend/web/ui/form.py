@@ -36,6 +36,7 @@ OWN = "{}"
 LONGEST_TABLE = 100  # classes; beyond that JSON is easier to read and to send
 LARGEST_MATRIX = 12  # classes; more columns do not fit a page
 
+_DEPTHS: Mapping[str, int] = {"shares": 1, "choice or shares": 1, "costs": 2}  # classes that a cell of a table has
 _LONGEST_SHOWN = 60  # characters of a value in a message
 
 
@@ -75,11 +76,10 @@ class Form:
         """
         given = settings.model_dump(mode="json")
         named = given.pop(OBJECTIVES)
-        known = Objectives.model_validate(named).model_dump(mode="json", exclude_unset=True)
+        known = Objectives.model_validate(named)
+        stated = known.model_dump(mode="json", exclude_unset=True)
         preset = configure.effective(ProjectSettings(preset=shown or settings.preset))
-        full = Objectives.model_validate(named).model_dump(mode="json") | {
-            name: value for name, value in preset.items() if name not in named
-        }
+        full = {name: value if name in named else preset[name] for name, value in known.model_dump(mode="json").items()}
         texts: dict[str, str] = {}
         for path, field in parts().items():
             name = field.name
@@ -88,7 +88,7 @@ class Form:
                 continue
             texts[path] = ON if name in named else ""
             # A rule shows what it was given and no more: without a strength it may be a filter.
-            value = known.get(name, []) if field.kind == "rows" else full[name]
+            value = stated.get(name, []) if field.kind == "rows" else full[name]
             texts |= self._texts(field, path, value)
         return texts
 
@@ -156,40 +156,26 @@ class Form:
                     changed[field.name] = self._value(field, path, values, errors)
             else:
                 named.pop(field.name, None)
-        errors |= {name: f"{name} is not a field of this form." for name in values if not self._knows(name)}
+        errors |= {name: f"{name} is not a field of this form." for name in values if not _exists(name)}
         try:
             known = Objectives.model_validate(changed).model_dump(mode="json", exclude_unset=True)
         except ValidationError as error:
-            errors |= _located(error, values, above=(OBJECTIVES,)) | errors
+            errors = _located(error, values, above=(OBJECTIVES,)) | errors
             known = {}
         try:
             wanted = ProjectSettings.model_validate({**tops, OBJECTIVES: named | known})
         except ValidationError as error:
-            errors |= _located(error, values) | errors
+            errors = _located(error, values) | errors
         if errors:
             return Reading(None, errors)
         errors = _unknown(wanted, check)
         return Reading(None if errors else wanted, errors)
 
-    def _knows(self, name: str) -> bool:
-        """Whether a name may be sent."""
-        fields = parts()
-        plain = name.partition("/")[0]
-        for path, field in fields.items():
-            if plain == path:
-                return True
-            if plain.startswith(f"{path}."):
-                rest = plain.removeprefix(f"{path}.")
-                if field.kind == "rows":
-                    rest = re.sub(r"^\d+\.", "", rest)
-                return rest in {part.name for part in field.parts}
-        return False
-
     def _texts(self, field: Field, name: str, value: Any) -> dict[str, str]:  # noqa: ANN401 - what JSON can hold
         """Return the texts of one field."""
         if field.kind == "group":
-            parts = (self._texts(part, f"{name}.{part.name}", value[part.name]) for part in field.parts)
-            return {key: text for part in parts for key, text in part.items()}
+            inner = [self._texts(part, f"{name}.{part.name}", value[part.name]) for part in field.parts]
+            return {key: text for texts in inner for key, text in texts.items()}
         if field.kind == "rows":
             rows = [*value, {}]
             return {
@@ -197,7 +183,7 @@ class Form:
                 for number, row in enumerate(rows)
                 for part in field.parts
             }
-        if field.kind in ("shares", "choice or shares", "costs") and self._fits(field, value):
+        if field.kind in _DEPTHS and self._fits(field, value):
             return self._cells(field, name, value)
         return {name: _text(field, value)}
 
@@ -239,8 +225,8 @@ class Form:
                 for number, row in _rows(name, values)
                 if any(row.values())
             ]
-        if field.kind in ("shares", "choice or shares", "costs") and (name not in values or text == OWN):
-            return _table(name, values)
+        if field.kind in _DEPTHS and (name not in values or text == OWN):
+            return _table(name, values, _DEPTHS[field.kind])
         return _single(field, name, text, errors)
 
 
@@ -280,14 +266,13 @@ class Filled:
 
     def cells(self, name: str) -> dict[str, str]:
         """Return the names of the cells of a table by class; empty where there is no table."""
-        return {keys[0]: cell for cell, keys in _cells_of(name, self.values) if len(keys) == 1}
+        return {keys[0]: cell for cell, keys in _cells_of(name, self.values, depth=1)}
 
     def matrix(self, name: str) -> dict[str, dict[str, str]]:
         """Return the names of the cells of a cost matrix by true class, then by answer; empty where there is none."""
         found: dict[str, dict[str, str]] = {}
-        for cell, keys in _cells_of(name, self.values):
-            if len(keys) == 2:
-                found.setdefault(keys[0], {})[keys[1]] = cell
+        for cell, (truth, answer) in _cells_of(name, self.values, depth=2):
+            found.setdefault(truth, {})[answer] = cell
         return found
 
     def rows(self, name: str) -> list[int]:
@@ -371,29 +356,49 @@ def _cell(name: str, *classes: str) -> str:
     return f"{name}/{json.dumps(classes)}"
 
 
-def _cells_of(name: str, values: Values) -> list[tuple[str, list[str]]]:
-    """Return the cells of a table, with the classes of each; names nobody could have been given are left out."""
-    found = []
-    for cell in values:
-        if cell.startswith(f"{name}/"):
-            try:
-                keys = json.loads(cell.removeprefix(f"{name}/"))
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(keys, list) and 1 <= len(keys) <= 2 and all(isinstance(key, str) for key in keys):
-                found.append((cell, keys))
-    return found
+def _exists(name: str) -> bool:
+    """Whether a page of ours may have a field of that name."""
+    plain, slash, keys = name.partition("/")
+    named = dict(parts())
+    for path, field in parts().items():
+        if field.kind == "rows":
+            number = re.match(re.escape(path) + r"\.(\d{1,6})\.", plain)
+            named |= {f"{path}.{number[1]}.{part.name}": part for part in field.parts} if number else {}
+        else:
+            named |= {part.path: part for part in field.parts}
+    found = named.get(plain)
+    return found is not None and (not slash or bool(_keys(keys, _DEPTHS.get(found.kind, 0))))
 
 
-def _table(name: str, values: Values) -> dict[str, Any]:
+def _keys(text: str, depth: int) -> list[str]:
+    """Read the classes of a cell; none where the text is not that of a cell of so many."""
+    try:
+        keys = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    fits = isinstance(keys, list) and len(keys) == depth and all(isinstance(key, str) for key in keys)
+    return keys if fits else []
+
+
+def _cells_of(name: str, values: Values, depth: int) -> list[tuple[str, list[str]]]:
+    """Return the cells of a table, with the classes of each.
+
+    Args:
+        name: Of the table.
+        values: Texts by name.
+        depth: Classes that a cell has: 1 in a list of them, 2 in a matrix.
+    """
+    cells = [(cell, _keys(cell.removeprefix(f"{name}/"), depth)) for cell in values if cell.startswith(f"{name}/")]
+    return [(cell, keys) for cell, keys in cells if keys]
+
+
+def _table(name: str, values: Values, depth: int) -> dict[str, Any]:
     """Read the cells of a table that are filled in."""
     table: dict[str, Any] = {}
-    for cell, keys in _cells_of(name, values):
-        text = values[cell].strip()
-        if text and len(keys) == 1:
-            table[keys[0]] = text
-        elif text:
-            table.setdefault(keys[0], {})[keys[1]] = text
+    for cell, (*above, last) in _cells_of(name, values, depth):
+        if values[cell].strip():
+            row = table.setdefault(above[0], {}) if above else table
+            row[last] = values[cell].strip()
     return table
 
 
@@ -453,10 +458,10 @@ def _unknown(wanted: ProjectSettings, check: Callable[[ProjectSettings], None]) 
     else:
         return {}
     values = wanted.model_dump(mode="json")
-    parts = {f"{OBJECTIVES}.{name}": {OBJECTIVES: {name: value}} for name, value in values.pop(OBJECTIVES).items()}
-    parts |= {name: {name: value} for name, value in values.items()}
+    alone = {f"{OBJECTIVES}.{name}": {OBJECTIVES: {name: value}} for name, value in values.pop(OBJECTIVES).items()}
+    alone |= {name: {name: value} for name, value in values.items()}
     errors = {}
-    for path, part in parts.items():
+    for path, part in alone.items():
         try:
             check(ProjectSettings.model_validate(part))
         except BackendError as error:
