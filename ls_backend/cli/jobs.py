@@ -118,14 +118,15 @@ def models(
     from ls_backend.engine import versions  # noqa: PLC0415 - slow to import
 
     context = open_context()
-    listing = versions.listed(context.store, context.project(project))
+    record = context.project(project)
     if compare is None:
+        listing = versions.listed(context.store, record)
         if as_json:
             print(json.dumps(listing.plain(), indent=2))  # noqa: T201 - the command's answer
         else:
             _print_versions(listing)
         return
-    made = versions.compare(listing, *compare)
+    made = versions.compare(context.store, project, *compare)
     if as_json:
         print(json.dumps(plain(made), indent=2))  # noqa: T201 - the command's answer
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ls_backend.domain import ModelVersion
+from ls_backend.engine import versions
 from ls_backend.errors import ConfigUnsupported, SettingsError
 from ls_backend.labelstudio import label_config
 from ls_backend.store import Project, Store
@@ -24,11 +25,7 @@ def rollback(store: Store, project_id: int, to: str | None = None) -> ModelVersi
     project = _project(store, project_id)
     chosen = _before(store, project_id) if to is None else store.versions.get(project_id, to)
     if chosen is None:
-        names = [item.version_id for item in store.versions.list(project_id)[:10]]
-        raise SettingsError(
-            f"{to} is no model version of project {project_id}; the newest are {', '.join(names) or 'none'}.",
-            hint=f"List them with `ls-backend models --project {project_id}`.",
-        )
+        raise versions.unknown(store, project_id, to or "")
     if why := hindrance(project, chosen):
         raise SettingsError(
             f"{chosen.version_id} cannot be put in force: {why}", hint="Choose another model version, or none."

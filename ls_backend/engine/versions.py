@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from ls_backend.errors import SettingsError
 from ls_backend.store import DeepVersion, Project, Store
 
 _LESS_IS_BETTER = frozenset({"log_loss", "ece"})
+_NAMED = 10  # versions in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,39 +85,37 @@ class Comparison:
     note: str
 
 
-def listed(store: Store, project: Project, limit: int | None = None, named: Iterable[str] = ()) -> Listing:
+def listed(store: Store, project: Project, limit: int | None = None) -> Listing:
     """Return the model versions of a project.
 
     Args:
         store: Records.
-        project: Whose they are.
-        limit: Heads at most, the newest; None for all.
-        named: Ids of heads that are wanted whatever their age; those that do not exist are left out.
+        project: Whose versions.
+        limit: The newest so many of each list; None for all.
     """
     serving = store.versions.in_force(project.id)
-    heads = {item.version_id: item for item in store.versions.list(project.id, limit)}
-    older = [store.versions.get(project.id, name) for name in dict.fromkeys(named) if name not in heads]
     return Listing(
         project_id=project.id,
         in_force=serving.version_id if serving else None,
         pinned=project.pinned_version,
-        versions=(*heads.values(), *(item for item in older if item is not None)),
-        deep_versions=tuple(store.deep_versions.list(project.id)),
+        versions=tuple(store.versions.list(project.id, limit)),
+        deep_versions=tuple(store.deep_versions.list(project.id, limit=limit)),
     )
 
 
-def compare(listing: Listing, first: str, second: str) -> Comparison:
+def compare(store: Store, project_id: int, first: str, second: str) -> Comparison:
     """Put two versions side by side.
 
     Args:
-        listing: The project's versions.
+        store: Records.
+        project_id: Whose versions.
         first: Id of one.
         second: Id of another.
 
     Raises:
         SettingsError: There is no such version, or they do different things.
     """
-    one, other = _named(listing, first), _named(listing, second)
+    one, other = _named(store, project_id, first), _named(store, project_id, second)
     if _does(one) != _does(other):
         raise SettingsError(
             f"{first} and {second} do different things: {_does(one)} and {_does(other)}.",
@@ -130,16 +128,24 @@ def compare(listing: Listing, first: str, second: str) -> Comparison:
     )
 
 
-def _named(listing: Listing, version_id: str) -> ModelVersion | DeepVersion:
-    every: tuple[ModelVersion | DeepVersion, ...] = (*listing.versions, *listing.deep_versions)
-    known = {item.version_id: item for item in every}
-    if version_id not in known:
-        raise SettingsError(
-            f"{version_id!r} is no model version of project {listing.project_id}; the newest are "
-            f"{', '.join([*known][:10]) or 'none'}.",
-            hint=f"List them with `ls-backend models --project {listing.project_id}`.",
-        )
-    return known[version_id]
+def _named(store: Store, project_id: int, version_id: str) -> ModelVersion | DeepVersion:
+    found = store.versions.get(project_id, version_id) or store.deep_versions.get(project_id, version_id)
+    if found is None:
+        raise unknown(store, project_id, version_id)
+    return found
+
+
+def unknown(store: Store, project_id: int, version_id: str) -> SettingsError:
+    """Return what to raise about a version that is none of a project."""
+    newest: list[ModelVersion | DeepVersion] = [
+        *store.versions.list(project_id, _NAMED),
+        *store.deep_versions.list(project_id, limit=_NAMED),
+    ]
+    return SettingsError(
+        f"{version_id!r} is no model version of project {project_id}; the newest are "
+        f"{', '.join(item.version_id for item in newest[:_NAMED]) or 'none'}.",
+        hint=f"List them with `ls-backend models --project {project_id}`.",
+    )
 
 
 def _does(version: ModelVersion | DeepVersion) -> str:

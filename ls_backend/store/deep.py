@@ -122,9 +122,15 @@ class DeepVersions:
         with self._database.read() as connection:
             return int(connection.scalar(highest.where(deep_versions.c.project_id == project_id)) or 0) + 1
 
-    def list(self, project_id: int, control: str | None = None) -> list[DeepVersion]:
-        """Return the versions of a project, or of one control, newest first."""
-        return [*self._select(project_id, *([] if control is None else [deep_versions.c.control == control]))]
+    def get(self, project_id: int, version_id: str) -> DeepVersion | None:
+        """Return one version, None when there is none of that id."""
+        found = self._select(project_id, deep_versions.c.version_id == version_id)
+        return found[0] if found else None
+
+    def list(self, project_id: int, control: str | None = None, limit: int | None = None) -> list[DeepVersion]:
+        """Return the versions of a project, or of one control, newest first; all of them, or the newest so many."""
+        mine = [] if control is None else [deep_versions.c.control == control]
+        return [*self._select(project_id, *mine, limit=limit)]
 
     def in_force(self, project_id: int, control: str) -> DeepVersion | None:
         """Return the version that judges: the newest promoted one; None before the first."""

@@ -92,11 +92,11 @@ class Problems:
         """Return the open problems of a project, or with None those of the whole deployment; latest first."""
         return self._select(project_id)
 
-    def open_anywhere(self) -> list[Problem]:
-        """Return every open problem, of every project and of the deployment; latest first."""
+    def open_anywhere(self, limit: int | None = None) -> list[Problem]:
+        """Return the open problems of every project and of the deployment, latest first; all, or the latest so many."""
         statement = select(problems).order_by(problems.c.last_seen.desc(), problems.c.code, problems.c.subject)
         with self._database.read() as connection:
-            return [_problem(row) for row in connection.execute(statement).mappings()]
+            return [_problem(row) for row in connection.execute(statement.limit(limit)).mappings()]
 
     def count(self, project_id: int | None) -> int:
         """Count the open problems of a project, or with None those of the whole deployment."""

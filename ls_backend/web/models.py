@@ -38,8 +38,7 @@ def routes(door: APIBlueprint, backend: Backend) -> None:
 
     @door.get("/projects/<int:project_id>/models/compare", summary="Two model versions side by side")
     def compare_models(path: ProjectPath, query: Two) -> dict[str, Any]:
-        listing = versions.listed(store, project_of(store, path), limit=10, named=(query.a, query.b))
-        return plain(versions.compare(listing, query.a, query.b))
+        return plain(versions.compare(store, project_of(store, path).id, query.a, query.b))
 
     @door.put("/projects/<int:project_id>/models/in-force", summary="Put a version in force, or let the newest serve")
     def put_in_force(path: ProjectPath, body: Chosen) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import binomtest
 
 from ls_backend.domain import Metrics, ModelVersion
-from ls_backend.engine.versions import Listing, compare
+from ls_backend.engine.versions import compare
 from ls_backend.errors import SettingsError
-from ls_backend.store import DeepVersion
+from ls_backend.store import DeepVersion, Store
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 HEADS = ModelVersion(
@@ -44,18 +44,28 @@ DEEP = DeepVersion(
 )
 
 
-def listing(*found):
-    heads = tuple(item for item in found if isinstance(item, ModelVersion))
-    return Listing(7, "a", None, heads, tuple(item for item in found if isinstance(item, DeepVersion)))
+@pytest.fixture
+def side_by_side(tmp_path):
+    """Record versions, and compare two of them."""
+    store = Store(f"sqlite:///{tmp_path}/records.sqlite3")
+    store.projects.ensure(7)
+
+    def side(found, first, second):
+        for item in found:
+            (store.deep_versions if isinstance(item, DeepVersion) else store.versions).add(item)
+        return compare(store, 7, first, second)
+
+    yield side
+    store.dispose()
 
 
 def figures(made):
     return {figure.name: figure for figure in made.figures}
 
 
-def test_differences_are_the_second_less_the_first_and_shares_have_the_interval_of_wilson():
+def test_differences_are_the_second_less_the_first_and_shares_have_the_interval_of_wilson(side_by_side):
     better = replace(HEADS, version_id="b", metrics=replace(HEADS.metrics, accuracy=0.9, log_loss=0.4))
-    made = compare(listing(HEADS, better), "a", "b")
+    made = side_by_side([HEADS, better], "a", "b")
     accuracy = figures(made)["accuracy"]
     assert accuracy.difference == pytest.approx(0.3)
     expected = binomtest(18, 20).proportion_ci(method="wilson")
@@ -74,40 +84,40 @@ def test_differences_are_the_second_less_the_first_and_shares_have_the_interval_
         ({"metrics": replace(HEADS.metrics, test_set=True)}, False),
     ],
 )
-def test_the_same_labels_are_held_out_of_the_same_labels_only(changes, same):
-    made = compare(listing(HEADS, replace(HEADS, version_id="b", **changes)), "a", "b")
+def test_the_same_labels_are_held_out_of_the_same_labels_only(side_by_side, changes, same):
+    made = side_by_side([HEADS, replace(HEADS, version_id="b", **changes)], "a", "b")
     assert made.same_tasks is same
     assert ("not directly comparable" in made.note) is not same
 
 
-def test_a_locked_test_set_is_the_same_whatever_was_learnt():
+def test_a_locked_test_set_is_the_same_whatever_was_learnt(side_by_side):
     locked = replace(HEADS, metrics=replace(HEADS.metrics, test_set=True))
-    assert compare(listing(locked, replace(locked, version_id="b", labels_digest="1" * 64)), "a", "b").same_tasks
+    assert side_by_side([locked, replace(locked, version_id="b", labels_digest="1" * 64)], "a", "b").same_tasks
 
 
-def test_other_labels_make_figures_that_say_nothing():
-    made = compare(listing(HEADS, replace(HEADS, version_id="b", classes=("cat", "mouse"))), "a", "b")
+def test_other_labels_make_figures_that_say_nothing(side_by_side):
+    made = side_by_side([HEADS, replace(HEADS, version_id="b", classes=("cat", "mouse"))], "a", "b")
     assert "say nothing about each other" in made.note
 
 
-def test_a_version_that_was_not_measured_has_no_difference():
-    made = compare(listing(HEADS, replace(HEADS, version_id="b", metrics=Metrics(0))), "a", "b")
+def test_a_version_that_was_not_measured_has_no_difference(side_by_side):
+    made = side_by_side([HEADS, replace(HEADS, version_id="b", metrics=Metrics(0))], "a", "b")
     assert {figure.difference for figure in made.figures} == {None}
     assert "nothing to compare" in made.note
 
 
-def test_deep_versions_name_the_labels_they_were_measured_on():
+def test_deep_versions_name_the_labels_they_were_measured_on(side_by_side):
     other = replace(DEEP, version_id="e", metrics={"map50": 0.5, "map50_95": 0.2, "ap50_0": 0.1, "ap50_1": 0.4})
-    found = figures(compare(listing(DEEP, other), "d", "e"))
+    found = figures(side_by_side([DEEP, other], "d", "e"))
     assert list(found) == ["map50", "map50_95", "ap50 of bus", "ap50 of car"]
     assert found["ap50 of bus"].difference == pytest.approx(-0.1)
     assert found["ap50 of car"].first is None
 
 
-def test_what_does_different_things_is_not_compared():
+def test_what_does_different_things_is_not_compared(side_by_side):
     with pytest.raises(SettingsError, match="heads and deep version of box"):
-        compare(listing(HEADS, DEEP), "a", "d")
+        side_by_side([HEADS, DEEP], "a", "d")
     with pytest.raises(SettingsError, match="deep version of box and deep version of area"):
-        compare(listing(DEEP, replace(DEEP, version_id="e", control="area")), "d", "e")
+        side_by_side([replace(DEEP, version_id="e", control="area")], "d", "e")
     with pytest.raises(SettingsError, match="'x' is no model version of project 7; the newest are a"):
-        compare(listing(HEADS), "a", "x")
+        side_by_side([], "a", "x")

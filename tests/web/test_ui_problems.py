@@ -7,6 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from ls_backend.domain import Finding
 from ls_backend.store import Store
+from ls_backend.web.ui.problems import PROBLEMS_SHOWN
 
 OURS = {"Sec-Fetch-Site": "same-origin"}
 EVIL = '"><script>alert(1)</script>'
@@ -34,6 +35,16 @@ def test_only_what_can_be_mended_has_a_button(troubled):
     assert text.count(">Fix: ") == 2
     assert ">Fix: Connect the project again<" in text
     assert ">Fix: Read the image again<" in text
+
+
+def test_thousands_of_problems_are_not_a_page(connected):
+    for number in range(PROBLEMS_SHOWN + 1):
+        connected.store.problems.report(7, Finding("image-unreadable", "warning", f"task {number}", "404.", "Open it."))
+    text = connected.http.get("/ui/problems").text
+    assert text.count(">Fix: ") == PROBLEMS_SHOWN
+    assert f"These are the latest {PROBLEMS_SHOWN}" in text
+    assert f"task {PROBLEMS_SHOWN}:" in text
+    assert "task 0:" not in text
 
 
 def test_the_button_wakes_what_mends_and_says_so_until_the_problem_is_over(troubled):

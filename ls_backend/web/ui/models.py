@@ -20,20 +20,21 @@ def routes(door: Blueprint, backend: Backend) -> None:
     @door.get("/projects/<int:project_id>/models")
     def models(project_id: int) -> str:
         found = project_of(store, project_id)
+        listing = versions.listed(store, found, VERSIONS_SHOWN)
         first, second = request.args.get("a"), request.args.get("b")
-        listing = versions.listed(store, found, VERSIONS_SHOWN, named=filter(None, (first, second)))
         return page(
             "models.html",
             project=found,
             serving=listing.in_force,
-            versions=listing.versions[:VERSIONS_SHOWN],
-            deep_versions=listing.deep_versions[:VERSIONS_SHOWN],
-            hindrance={item.version_id: rollback.hindrance(found, item) for item in listing.versions[:VERSIONS_SHOWN]},
+            versions=listing.versions,
+            deep_versions=listing.deep_versions,
+            hindrance={item.version_id: rollback.hindrance(found, item) for item in listing.versions},
             first=first,
             second=second,
-            comparison=versions.compare(listing, first or "", second or "") if first or second else None,
+            comparison=versions.compare(store, project_id, first or "", second or "") if first or second else None,
             written=_written,
             done=request.args.get("done"),
+            shown=VERSIONS_SHOWN,
         )
 
     @door.post("/projects/<int:project_id>/models/force")

@@ -13,6 +13,8 @@ from ls_backend.store import Problem, Project
 from ls_backend.web.protocol import Backend
 from ls_backend.web.ui.frame import page, place_url
 
+PROBLEMS_SHOWN = 200
+
 
 @dataclass(frozen=True)
 class Row:
@@ -41,10 +43,9 @@ def routes(door: Blueprint, backend: Backend) -> None:
     def problems() -> str:
         projects = {item.id: item for item in store.projects.active()}
         busy = work.on_its_way(backend.queues)
-        rows = [
-            _row(problem, projects.get(problem.project_id or 0), busy) for problem in store.problems.open_anywhere()
-        ]
-        return page("problems.html", rows=rows)
+        found = store.problems.open_anywhere(PROBLEMS_SHOWN + 1)
+        rows = [_row(problem, projects.get(problem.project_id or 0), busy) for problem in found[:PROBLEMS_SHOWN]]
+        return page("problems.html", rows=rows, more=len(found) > PROBLEMS_SHOWN)
 
     @door.post("/problems/look")
     def look() -> Response:
