@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flask import Flask
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from ls_backend.demo.digits import CLASSES, LABEL_CONFIG, digits
 from ls_backend.demo.label_studio import LabelStudioServer
@@ -113,7 +113,7 @@ def _work(client: Client, stack: Stack) -> int:
         annotator.submit(task["id"], _answer(said[task["id"]]))
         served.append(task["id"])
         _say(f"{number} labels")
-        if number % 2 == 0:
+        if number % 3 == 0:
             stack.settled(project_id)  # so that the learning curve has many points
     for task_id in served[-DISPUTED:]:
         second.submit(task_id, _answer(_other(said[task_id])))
@@ -154,17 +154,36 @@ def _photograph(
         _post(f"{stack.url}/api/projects/{project_id}/savings")  # something for the page of jobs to show
         for name, address in sorted(addresses.items(), key=lambda item: item[0] != "jobs"):
             for scheme in SCHEMES:
-                pictures[f"{name}-{scheme}.png"] = _page(browser, f"{stack.url}{address}", scheme)
+                pictures[f"{name}-{scheme}.png"] = _page(browser, f"{stack.url}{address}", scheme, ACTS.get(name))
                 _say(f"{name}, {scheme}")
         pictures[f"{LABEL_STUDIO}.png"] = _label_studio(browser, studio, client, project_id)
         browser.close()
     return pictures
 
 
-def _page(browser: Browser, url: str, scheme: str) -> bytes:
+def _try_settings(page: Page) -> None:
+    """Move a slider, and have the preview show what would change."""
+    page.get_by_role("slider", name="Diversity: Strength").press("Home")
+    page.get_by_role("button", name="Preview").click()
+    page.get_by_role("table", name="With these settings").wait_for()
+    page.evaluate("document.activeElement.blur()")
+
+
+def _point_at_a_task(page: Page) -> None:
+    page.get_by_role("link", name="Task ").first.hover()
+    page.wait_for_load_state("networkidle")
+
+
+ACTS = {"settings": _try_settings, "map": _point_at_a_task}
+"""What is done on a page before its picture is taken."""
+
+
+def _page(browser: Browser, url: str, scheme: str, act: Callable[[Page], None] | None) -> bytes:
     with browser.new_context(color_scheme=scheme, viewport={"width": WIDTH_PX, "height": HEIGHT_PX}) as context:  # type: ignore[arg-type]
         page = context.new_page()
         page.goto(url, wait_until="networkidle")
+        if act is not None:
+            act(page)
         height = min(page.evaluate("document.documentElement.scrollHeight"), LONGEST_PX)
         return _small(page.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": WIDTH_PX, "height": height}))
 
