@@ -47,11 +47,15 @@ BROWSER = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", 
 PATIENCE_S = 600.0
 
 
+PREVIEW = "settings_preview"
+"""Name of the picture of the settings with a preview of what they would change."""
+
+
 def pages(app: Flask, project_id: int) -> dict[str, str]:
     """Return the address of every page for people by the name of its picture.
 
     A page is what can be had under /ui with at most the number of a project; what needs more is a part of a page, such
-    as a thumbnail.
+    as a thumbnail, or the preview that the settings show.
     """
     found = {}
     with app.test_request_context():
@@ -60,7 +64,7 @@ def pages(app: Flask, project_id: int) -> dict[str, str]:
             is_page = rule.endpoint != name and "GET" in (rule.methods or ()) and rule.arguments <= {"project_id"}
             if is_page:
                 found[name] = app.url_for(rule.endpoint, **dict.fromkeys(rule.arguments, project_id))
-    return found
+    return {**found, PREVIEW: found["settings"]}
 
 
 def files(app: Flask) -> set[str]:
@@ -75,7 +79,7 @@ def main() -> None:
         app = create_app(Settings.model_validate({"DATA_DIR": there / "no-data", "REDIS_URL": "redis://127.0.0.1:1"}))
         with (
             LabelStudioServer.start(there / "label-studio") as studio,
-            Stack(there / "ls-backend", studio.url, studio.token) as stack,
+            Stack(there / "ls-backend", studio.url, studio.token, {"LOGNAME": "ann"}) as stack,
         ):
             client = studio.client()
             project_id = _work(client, stack)
@@ -117,7 +121,7 @@ def _work(client: Client, stack: Stack) -> int:
             stack.settled(project_id)  # so that the learning curve has many points
     for task_id in served[-DISPUTED:]:
         second.submit(task_id, _answer(_other(said[task_id])))
-    stack.command("settings", "set", "--project", project, "explore=0.05")
+    stack.command("settings", "set", "--project", project, "explore=0.1")
     client.update_project(project_id, start_training_on_annotation_update=True)  # a problem to show
     for what in ("insights", "advice", "savings"):
         _post(f"{stack.url}/api/projects/{project_id}/{what}")
@@ -148,13 +152,14 @@ def _photograph(
     addresses: dict[str, str], studio: LabelStudioServer, client: Client, stack: Stack, project_id: int
 ) -> dict[str, bytes]:
     """Return every picture by its file name."""
+    acts = {PREVIEW: _try_settings, "project_map": _go_to_a_task}
     pictures = {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=BROWSER)
         _post(f"{stack.url}/api/projects/{project_id}/savings")  # something for the page of jobs to show
         for name, address in sorted(addresses.items(), key=lambda item: item[0] != "jobs"):
             for scheme in SCHEMES:
-                pictures[f"{name}-{scheme}.png"] = _page(browser, f"{stack.url}{address}", scheme, ACTS.get(name))
+                pictures[f"{name}-{scheme}.png"] = _page(browser, f"{stack.url}{address}", scheme, acts.get(name))
                 _say(f"{name}, {scheme}")
         pictures[f"{LABEL_STUDIO}.png"] = _label_studio(browser, studio, client, project_id)
         browser.close()
@@ -162,20 +167,16 @@ def _photograph(
 
 
 def _try_settings(page: Page) -> None:
-    """Move a slider, and have the preview show what would change."""
-    page.get_by_role("slider", name="Diversity: Strength").press("Home")
+    """Change a strength, and have the preview show what would change by it."""
+    page.get_by_role("group", name="Diversity").get_by_role("textbox", name="Strength").fill("0")
     page.get_by_role("button", name="Preview").click()
     page.get_by_role("table", name="With these settings").wait_for()
-    page.evaluate("document.activeElement.blur()")
 
 
-def _point_at_a_task(page: Page) -> None:
-    page.get_by_role("link", name="Task ").first.hover()
+def _go_to_a_task(page: Page) -> None:
+    """Go to a task of the map with the keyboard, which shows its image."""
+    page.get_by_role("link", name="Task ").first.focus()
     page.wait_for_load_state("networkidle")
-
-
-ACTS = {"settings": _try_settings, "map": _point_at_a_task}
-"""What is done on a page before its picture is taken."""
 
 
 def _page(browser: Browser, url: str, scheme: str, act: Callable[[Page], None] | None) -> bytes:
