@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flask import Flask
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from ls_backend.demo.digits import CLASSES, LABEL_CONFIG, digits
 from ls_backend.demo.label_studio import LabelStudioServer
@@ -47,11 +47,15 @@ BROWSER = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", 
 PATIENCE_S = 600.0
 
 
+PREVIEW = "settings_preview"
+"""Name of the picture of the settings with a preview of what they would change."""
+
+
 def pages(app: Flask, project_id: int) -> dict[str, str]:
     """Return the address of every page for people by the name of its picture.
 
     A page is what can be had under /ui with at most the number of a project; what needs more is a part of a page, such
-    as a thumbnail.
+    as a thumbnail, or the preview that the settings show.
     """
     found = {}
     with app.test_request_context():
@@ -60,7 +64,7 @@ def pages(app: Flask, project_id: int) -> dict[str, str]:
             is_page = rule.endpoint != name and "GET" in (rule.methods or ()) and rule.arguments <= {"project_id"}
             if is_page:
                 found[name] = app.url_for(rule.endpoint, **dict.fromkeys(rule.arguments, project_id))
-    return found
+    return {**found, PREVIEW: found["settings"]}
 
 
 def files(app: Flask) -> set[str]:
@@ -75,7 +79,7 @@ def main() -> None:
         app = create_app(Settings.model_validate({"DATA_DIR": there / "no-data", "REDIS_URL": "redis://127.0.0.1:1"}))
         with (
             LabelStudioServer.start(there / "label-studio") as studio,
-            Stack(there / "ls-backend", studio.url, studio.token) as stack,
+            Stack(there / "ls-backend", studio.url, studio.token, {"LOGNAME": "ann"}) as stack,
         ):
             client = studio.client()
             project_id = _work(client, stack)
@@ -113,11 +117,11 @@ def _work(client: Client, stack: Stack) -> int:
         annotator.submit(task["id"], _answer(said[task["id"]]))
         served.append(task["id"])
         _say(f"{number} labels")
-        if number % 2 == 0:
+        if number % 3 == 0:
             stack.settled(project_id)  # so that the learning curve has many points
     for task_id in served[-DISPUTED:]:
         second.submit(task_id, _answer(_other(said[task_id])))
-    stack.command("settings", "set", "--project", project, "explore=0.05")
+    stack.command("settings", "set", "--project", project, "explore=0.1")
     client.update_project(project_id, start_training_on_annotation_update=True)  # a problem to show
     for what in ("insights", "advice", "savings"):
         _post(f"{stack.url}/api/projects/{project_id}/{what}")
@@ -148,23 +152,39 @@ def _photograph(
     addresses: dict[str, str], studio: LabelStudioServer, client: Client, stack: Stack, project_id: int
 ) -> dict[str, bytes]:
     """Return every picture by its file name."""
+    acts = {PREVIEW: _try_settings, "project_map": _go_to_a_task}
     pictures = {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=BROWSER)
         _post(f"{stack.url}/api/projects/{project_id}/savings")  # something for the page of jobs to show
         for name, address in sorted(addresses.items(), key=lambda item: item[0] != "jobs"):
             for scheme in SCHEMES:
-                pictures[f"{name}-{scheme}.png"] = _page(browser, f"{stack.url}{address}", scheme)
+                pictures[f"{name}-{scheme}.png"] = _page(browser, f"{stack.url}{address}", scheme, acts.get(name))
                 _say(f"{name}, {scheme}")
         pictures[f"{LABEL_STUDIO}.png"] = _label_studio(browser, studio, client, project_id)
         browser.close()
     return pictures
 
 
-def _page(browser: Browser, url: str, scheme: str) -> bytes:
+def _try_settings(page: Page) -> None:
+    """Change a strength, and have the preview show what would change by it."""
+    page.get_by_role("group", name="Diversity").get_by_role("textbox", name="Strength").fill("0")
+    page.get_by_role("button", name="Preview").click()
+    page.get_by_role("table", name="With these settings").wait_for()
+
+
+def _go_to_a_task(page: Page) -> None:
+    """Go to a task of the map with the keyboard, which shows its image."""
+    page.get_by_role("link", name="Task ").first.focus()
+    page.wait_for_load_state("networkidle")
+
+
+def _page(browser: Browser, url: str, scheme: str, act: Callable[[Page], None] | None) -> bytes:
     with browser.new_context(color_scheme=scheme, viewport={"width": WIDTH_PX, "height": HEIGHT_PX}) as context:  # type: ignore[arg-type]
         page = context.new_page()
         page.goto(url, wait_until="networkidle")
+        if act is not None:
+            act(page)
         height = min(page.evaluate("document.documentElement.scrollHeight"), LONGEST_PX)
         return _small(page.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": WIDTH_PX, "height": height}))
 

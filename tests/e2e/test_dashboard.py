@@ -111,7 +111,8 @@ def test_an_owner_connects_tunes_rolls_back_and_mends_a_project(owner, wait_for)
     has_it_labelled(owner)
     tunes(owner, wait_for)
     rolls_back(owner, wait_for)
-    mends(owner, wait_for)
+    mends(owner)
+    looks_around(owner)
     assert owner.wrong == []
 
 
@@ -191,7 +192,7 @@ def rolls_back(owner, wait_for):
     serves(newest)
 
 
-def mends(owner, wait_for):
+def mends(owner):
     """Somebody changes the sampling mode, which is found, told, and put right by a button."""
     lab, page = owner.lab, owner.page
     lab.client.update_project(lab.pid, sampling="Sequential sampling")
@@ -208,3 +209,14 @@ def mends(owner, wait_for):
     lab.order_in_force()
     lab.label(1)
     lab.settled(labels=16)
+
+
+def looks_around(owner):
+    """The rest of the pages is there, too."""
+    owner.go("Jobs")
+    owner.go("Projects")
+    owner.page.get_by_role("link", name=owner.title).click()
+    tabs = owner.page.get_by_role("navigation", name=f"Project {owner.title}").get_by_role("link")
+    for name in tabs.all_inner_texts():
+        owner.tab(name)
+        assert owner.page.get_by_role("heading", name=owner.title).is_visible()

@@ -78,6 +78,21 @@ def test_a_page_that_works_or_waits_too_long_is_found_out(crowded):
             assert look(crowded, "/ui/jobs") >= LIMIT_S
 
 
+def test_the_pages_that_are_timed_have_all_there_is_to_show(crowded):
+    project = f"/ui/projects/{PID}"
+    shown = {
+        project: f"20000 of {N_TASKS}",
+        f"{project}/queue": "the next 50 of 80000 tasks",
+        f"{project}/map": "Map of 2000 tasks: 800 next, 700 labelled, 500 of the rest",
+        f"{project}/models": f"al-{N_VERSIONS}-0123abcd",
+        f"{project}/advice": "900 groups.",
+        f"{project}/settings": f"revision {N_REVISIONS}",
+        f"{project}/settings/preview/{TOKEN}": "With these settings",
+        "/ui/problems": f"The image of task {N_PROBLEMS - 1} cannot be read",
+    }
+    assert {page: words for page, words in shown.items() if words not in crowded.get(page).text} == {}
+
+
 def addresses(app):
     """Return the address of every page of the dashboard, so that none is forgotten."""
     found = []
