@@ -130,7 +130,7 @@ def save(
         StrategyUnknown: Likewise, for presets and methods.
         SettingsConflict: Somebody else has saved meanwhile.
     """
-    project = _project(store, project_id)
+    project = store.projects.connected(project_id)
     check(settings, schema or label_schema(project), wanted)
     before = store.revisions.newest(project_id)
     made = store.revisions.add(
@@ -180,7 +180,7 @@ def repeats(store: Store, project_id: int, extra_params: object) -> bool:
         text = said(extra_params)
     except SettingsError:
         return False
-    last = _project(store, project_id).said_params
+    last = store.projects.connected(project_id).said_params
     if last is None:
         return text == "{}" and store.revisions.newest(project_id) is not None
     return text == last
@@ -212,7 +212,7 @@ def undo(
         StrategyUnknown: Likewise, for presets and methods.
         SettingsConflict: Somebody else has saved meanwhile.
     """
-    _project(store, project_id)
+    store.projects.connected(project_id)
     newest = store.revisions.newest(project_id)
     last = 0 if newest is None else newest.revision
     number = last - 1 if to is None else to
@@ -232,7 +232,7 @@ def history(store: Store, project_id: int, limit: int = 50) -> list[Change]:
     Raises:
         SettingsError: The project is not connected.
     """
-    _project(store, project_id)
+    store.projects.connected(project_id)
     found = store.revisions.list(project_id, limit + 1)
     changes = [
         Change(after, () if before is None else differences(_values(before), _values(after)))
@@ -256,7 +256,7 @@ def in_force(store: Store, project_id: int) -> tuple[Revision | None, ProjectSet
     Raises:
         SettingsError: The project is not connected.
     """
-    project = _project(store, project_id)
+    project = store.projects.connected(project_id)
     return store.revisions.newest(project_id), ProjectSettings.model_validate_json(project.settings_json or "{}")
 
 
@@ -368,7 +368,7 @@ def ask_preview(store: Store, settings: Settings, project_id: int, wanted: Proje
         SettingsError: The project is not connected, or something that is named does not exist.
         StrategyUnknown: Likewise, for presets and methods.
     """
-    check(settings, label_schema(_project(store, project_id)), wanted)
+    check(settings, label_schema(store.projects.connected(project_id)), wanted)
     ages = {kind: at for kind, at in store.insights.ages(project_id).items() if kind.startswith(preview_kind(""))}
     for kind in sorted(ages, key=lambda kind: ages[kind], reverse=True)[PREVIEWS_KEPT - 1 :]:
         store.insights.drop(project_id, kind)
@@ -403,16 +403,6 @@ def label_schema(project: Project) -> LabelSchema | None:
 def preview_kind(token: str) -> str:
     """Return the kind of insight that a preview is kept as."""
     return f"preview:{token}"
-
-
-def _project(store: Store, project_id: int) -> Project:
-    project = store.projects.get(project_id)
-    if project is None:
-        raise SettingsError(
-            f"Project {project_id} is not connected to this backend, so it has no settings.",
-            hint=f"Run `ls-backend connect --project {project_id}`.",
-        )
-    return project
 
 
 def _conflict(store: Store, project_id: int, expected: int) -> SettingsConflict:

@@ -85,14 +85,7 @@ class Context:
         Raises:
             SettingsError: The project was never connected.
         """
-        project = self.store.projects.get(project_id)
-        if project is None:
-            raise SettingsError(
-                f"Project {project_id} is not connected to this backend; expected one of "
-                f"{[item.id for item in self.store.projects.active()]}.",
-                hint=f"Run `ls-backend connect --project {project_id}`.",
-            )
-        return project
+        return self.store.projects.connected(project_id)
 
     def project_settings(self, project: Project) -> ProjectSettings:
         """Return the last good settings of a project."""

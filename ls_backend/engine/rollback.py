@@ -22,7 +22,7 @@ def rollback(store: Store, project_id: int, to: str | None = None) -> ModelVersi
     Raises:
         SettingsError: No such version, one that cannot serve, or nothing to go back to.
     """
-    project = _project(store, project_id)
+    project = store.projects.connected(project_id)
     chosen = _before(store, project_id) if to is None else store.versions.get(project_id, to)
     if chosen is None:
         raise versions.unknown(store, project_id, to or "")
@@ -41,7 +41,7 @@ def release(store: Store, project_id: int) -> None:
     Raises:
         SettingsError: The project is not connected.
     """
-    _project(store, project_id)
+    store.projects.connected(project_id)
     store.projects.set(project_id, pinned_version=None)
     store.projects.bump(project_id)
 
@@ -76,13 +76,3 @@ def _before(store: Store, project_id: int) -> ModelVersion:
             hint=f"List the versions with `ls-backend models --project {project_id}`.",
         )
     return max(earlier, key=lambda item: item.round)
-
-
-def _project(store: Store, project_id: int) -> Project:
-    project = store.projects.get(project_id)
-    if project is None:
-        raise SettingsError(
-            f"Project {project_id} is not connected to this backend, so it has no model versions.",
-            hint=f"Run `ls-backend connect --project {project_id}`.",
-        )
-    return project

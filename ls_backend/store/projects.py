@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
-from ls_backend.errors import StoreError
+from ls_backend.errors import SettingsError, StoreError
 from ls_backend.store.database import Database, upsert
 from ls_backend.store.schema import events, problems, projects
 
@@ -147,6 +147,21 @@ class Projects:
         """Return the project, None when it was never connected."""
         with self._database.read() as connection:
             return _get(connection, project_id)
+
+    def connected(self, project_id: int) -> Project:
+        """Return a project.
+
+        Raises:
+            SettingsError: It was never connected.
+        """
+        found = self.get(project_id)
+        if found is None:
+            known = ", ".join(str(item.id) for item in self.active())
+            raise SettingsError(
+                f"Project {project_id} is not connected to this backend; expected one of: {known or 'none yet'}.",
+                hint=f"Run `ls-backend connect --project {project_id}`.",
+            )
+        return found
 
     def active(self) -> list[Project]:
         """Return the projects that are looked after, by id."""

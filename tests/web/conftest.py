@@ -294,3 +294,21 @@ def fill():
 def task():
     """Make a task with an image."""
     return an_image
+
+
+@pytest.fixture(scope="session")
+def serve_project(serve):
+    """Start a server process whose records hold a project as updates leave it; answer the process and its records."""
+    opened = []
+
+    def start():
+        running = serve()
+        opened.append(Store(running.settings.sql_url))
+        opened[-1].projects.ensure(7)
+        opened[-1].projects.set(7, title="Cracks", label_config=CONFIG, hostname="http://localhost:8080")
+        filled(opened[-1])
+        return running, opened[-1]
+
+    yield start
+    for store in opened:
+        store.dispose()

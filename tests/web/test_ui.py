@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from ls_backend.domain import Finding
 from ls_backend.engine.progress import CurvePoint
 from ls_backend.jobs import redis_server
-from ls_backend.store import Store
 from ls_backend.web.ui import curve, frame
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -194,21 +192,16 @@ def test_thousands_of_versions_are_thinned_and_the_newest_is_kept():
 
 
 @pytest.fixture(scope="module")
-def shown(serve, fill):
+def shown(serve_project):
     """A server process of its own with a project that has labels, models, a window and a problem."""
-    running = serve()
-    store = Store(running.settings.sql_url)
-    store.projects.ensure(7)
-    store.projects.set(7, title="Cracks", label_config=CONFIG, hostname="http://localhost:8080")
-    fill(store)
+    running, store = serve_project()
     store.problems.report(7, Finding("overlap", "warning", "project", "Two annotations a task.", "Set it to 1."))
-    yield running, store
-    store.dispose()
+    return running, store
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_and_the_console_stays_quiet(shown, browser, scheme):
+def test_axe_finds_nothing_serious_and_the_console_stays_quiet(shown, browser, flaws, scheme):
     server, _ = shown
     with browser.new_context(color_scheme=scheme) as context:
         page = context.new_page()
@@ -217,9 +210,7 @@ def test_axe_finds_nothing_serious_and_the_console_stays_quiet(shown, browser, s
         page.on("pageerror", lambda error: said.append(str(error)))
         for path in EVERY_PAGE:
             page.goto(f"http://127.0.0.1:{server.port}{path}")
-            found = Axe().run(page).response["violations"]
-            bad = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
-            assert (path, bad) == (path, [])
+            assert (path, flaws(page)) == (path, [])
         assert said == []
 
 

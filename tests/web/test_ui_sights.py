@@ -9,12 +9,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from ls_backend.domain import Task
 from ls_backend.engine import thumbnails
-from ls_backend.store import Store
 from ls_backend.web.ui import charts, curve, glance
 from ls_backend.web.ui.plane import Plane, round_above
 
@@ -399,19 +397,14 @@ def test_a_relative_data_folder_has_thumbnails_too(tmp_path, monkeypatch, deploy
 
 
 @pytest.fixture(scope="module")
-def shown(serve, fill):
+def shown(serve_project):
     """A server process of its own with a project of which everything is known."""
-    running = serve()
-    store = Store(running.settings.sql_url)
-    store.projects.ensure(7)
-    store.projects.set(7, title="Cracks", label_config=CONFIG, hostname="http://localhost:8080")
-    fill(store)
+    running, store = serve_project()
     put_all(store)
     for task_id in range(1, 61):
         if task_id != 5:
             a_picture(running.settings.thumbnails_path, task_id)
-    yield f"http://127.0.0.1:{running.port}", store
-    store.dispose()
+    return f"http://127.0.0.1:{running.port}", store
 
 
 @pytest.fixture
@@ -437,12 +430,11 @@ def opened(browser):
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", PAGES)
-def test_axe_finds_nothing_serious(shown, opened, path, scheme):
+def test_axe_finds_nothing_serious(shown, opened, flaws, path, scheme):
     page = opened(shown[0] + path, color_scheme=scheme)
     if path in PAGES[:2]:
         page.wait_for_selector("svg[data-ready]")
-    found = Axe().run(page).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+    assert flaws(page) == []
 
 
 @pytest.mark.browser
