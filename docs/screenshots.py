@@ -117,7 +117,7 @@ def _work(client: Client, stack: Stack) -> int:
         annotator.submit(task["id"], _answer(said[task["id"]]))
         served.append(task["id"])
         _say(f"{number} labels")
-        if number % 3 == 0:
+        if number % 4 == 0:
             stack.settled(project_id)  # so that the learning curve has many points
     for task_id in served[-DISPUTED:]:
         second.submit(task_id, _answer(_other(said[task_id])))
