@@ -62,12 +62,11 @@ def reconcile(context: Context, project_id: int) -> None:
 
 def _runs_low(context: Context, project: Project) -> bool:
     """Say whether less than half of the window in force is left although more tasks wait, or there is none."""
-    window = context.store.windows.in_force(project.id)
-    available = set(context.store.tasks.available(project.id))
-    if window is None:
-        return bool(available)
-    left = len(available & set(window.task_ids))
-    return left < len(window.task_ids) / 2 and len(available) > left
+    available = len(context.store.tasks.available(project.id))
+    if project.window_version is None:
+        return available > 0
+    left, whole = context.store.windows.left(project.id, project.window_version)
+    return left < whole / 2 and available > left
 
 
 def _check_order(context: Context, project: Project, state: ProjectState, settings: ProjectSettings) -> bool:

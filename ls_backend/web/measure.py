@@ -115,12 +115,11 @@ def _of_records(store: Store) -> Iterator[Sample]:
 def _of_project(store: Store, project: Project) -> Iterator[Sample]:
     name = (str(project.id),)
     counts = store.tasks.counts(project.id)
-    window = store.windows.in_force(project.id)
-    available = set(store.tasks.available(project.id))
     yield metrics.LABELS, name, counts.labelled
     yield metrics.UNREAD, name, counts.unread
-    yield metrics.TASKS_LEFT, name, len(available)
-    yield metrics.WINDOW_LEFT, name, len(available & set(window.task_ids)) if window else 0
+    yield metrics.TASKS_LEFT, name, len(store.tasks.available(project.id))
+    window = project.window_version
+    yield metrics.WINDOW_LEFT, name, 0 if window is None else store.windows.left(project.id, window)[0]
     yield metrics.GENERATIONS_BEHIND, name, project.wanted_generation - project.done_generation
     if project.reconciled_at is not None:
         yield metrics.LAST_LOOK_SECONDS, name, (datetime.now(UTC) - project.reconciled_at).total_seconds()
