@@ -191,7 +191,8 @@ def main() -> None:
     given = parser.parse_args()
     leash.die_with(given.parent)
     os.nice(_NICE)
-    with os.fdopen(os.dup(1), "w") as pipe:
+    # Open until this process has ended: taking PyTorch down can take longer than the parent waits for one that is done.
+    with os.fdopen(os.dup(1), "w", closefd=False) as pipe:
         os.dup2(2, 1)  # what a library prints is no sign of life
         try:
             _work(given, pipe)

@@ -150,6 +150,13 @@ def test_a_replay_runs_in_a_child_of_its_own(parent):
     assert pid != os.getpid()
 
 
+def test_a_child_that_is_done_is_not_taken_for_dead_because_it_takes_long_to_end(parent, monkeypatch):
+    monkeypatch.setattr(children, "CANCEL_S", 0.1)
+    parent.tell("linger", 1)
+    children.advise("savings", 7, threading.Event())
+    assert len(parent.runs(event="end", kind="savings")) == 1
+
+
 def test_what_a_replay_cannot_do_is_told_in_its_words(parent):
     parent.tell("raise", "unreachable")
     with pytest.raises(children.ToldByChild, match="no answer"):

@@ -3,6 +3,7 @@
 Everything else is real: Redis, RQ, workers, supervisor, store. What the body does is told by files in DATA_DIR:
 
     slow        seconds a run takes
+    linger      seconds the process takes to end after its work, as with large libraries on a busy machine
     crash       the process kills itself in the middle, and removes the file
     raise       "unreachable" or "bug"
     changing    another backbone is to take over
@@ -19,6 +20,7 @@ Trainings count epochs, and write down how far they are like real ones:
     train-hang  the child sleeps after the epoch told
 """
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -53,6 +55,8 @@ def _body(context, kind, project_id):
     _note(folder, f"begin {kind} {project_id} {os.getpid()} {time.time()}")
     if (seconds := _told(folder, "slow")) is not None:
         time.sleep(float(seconds))
+    if (seconds := _told(folder, "linger")) is not None:
+        atexit.register(time.sleep, float(seconds))
     if _told(folder, "crash") is not None:
         (folder / "crash").unlink(missing_ok=True)
         os.kill(os.getpid(), signal.SIGKILL)
