@@ -179,7 +179,7 @@ def rolls_back(owner, wait_for):
         lab.order_in_force()
 
     owner.tab("Models")
-    newest, earlier, *_ = [row["version_id"] for row in lab.state()["versions"] if row["state"] == "promoted"]
+    newest, *_, earlier = [row["version_id"] for row in lab.state()["versions"] if row["state"] == "promoted"]
     assert owner.in_force() == [newest]
     page.get_by_role("button", name=f"Put in force: {earlier}").click()
     owner.told(f"{earlier} is in force")
