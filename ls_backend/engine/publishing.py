@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from ls_backend import logs
-from ls_backend.domain import LabelSchema, ModelVersion, Prediction, ProjectState, Window
+from ls_backend.domain import LabelSchema, Prediction, ProjectState, Window
 from ls_backend.engine import foreign_model, shown, test_set
 from ls_backend.engine.context import Context
 from ls_backend.engine.held import ACTIVE, held_now, held_tasks
@@ -68,7 +68,7 @@ def worth_a_flip(
     ranked_by = context.store.versions.get(project.id, current.model_version_id or "")
     if ranked_by is not None and not ranked_by.answers(schema):
         return True  # its pre-annotations may name labels that are no more
-    if _decided_since(context, project.id, current, ranked_by):
+    if _decided_since(context, project, current):
         return True  # by hand: who has decided something wants to see it
     path = foreign_model.named(project)
     for name in [control.name for control in schema.controls if control.draws] if path is None else [path]:
@@ -83,17 +83,12 @@ def worth_a_flip(
     return _head(schema, left, ahead) != _head(schema, rows, ahead)
 
 
-def _decided_since(context: Context, project_id: int, window: Window, ranked_by: ModelVersion | None) -> bool:
-    """Say whether somebody has saved settings, or put another model version in force, since a window was flipped to."""
-    if window.flipped_at is None:
-        return False
-    said = context.store.revisions.newest(project_id)
-    if said is not None and said.at > window.flipped_at:
-        return True
-    serving = context.store.versions.in_force(project_id)
-    # A version that learning has put in force is younger than the window.
-    chosen = serving is not None and ranked_by is not None and serving.version_id != ranked_by.version_id
-    return chosen and serving is not None and serving.created_at <= window.flipped_at
+def _decided_since(context: Context, project: Project, window: Window) -> bool:
+    """Say whether somebody has saved settings, fixed a model version or released one since a window was flipped to."""
+    said = context.store.revisions.newest(project.id)
+    decided = (project.pinned_at, None if said is None else said.at)
+    flipped = window.flipped_at
+    return flipped is not None and any(moment is not None and moment > flipped for moment in decided)
 
 
 def _head(schema: LabelSchema, rows: list[WindowRow], ahead: int) -> Head:

@@ -209,7 +209,7 @@ def serving_model(context: Context, project_id: int) -> Model | None:
             log.warning("model version lost", project=project_id, version=version.version_id, reason=str(error))
             store.versions.set_state(project_id, version.version_id, "retired")
             if context.project(project_id).pinned_version == version.version_id:
-                store.projects.set(project_id, pinned_version=None)
+                store.projects.pin(project_id, None)
             subject = f"model version {version.version_id}"
             remedy = "Keep MODEL_DIR on lasting storage; a new version is trained from the labels."
             store.problems.report(project_id, Finding(error.code, "warning", subject, str(error), remedy))

@@ -30,7 +30,7 @@ def rollback(store: Store, project_id: int, to: str | None = None) -> ModelVersi
         raise SettingsError(
             f"{chosen.version_id} cannot be put in force: {why}", hint="Choose another model version, or none."
         )
-    store.projects.set(project_id, pinned_version=chosen.version_id)
+    store.projects.pin(project_id, chosen.version_id)
     store.projects.bump(project_id)
     return chosen
 
@@ -42,7 +42,7 @@ def release(store: Store, project_id: int) -> None:
         SettingsError: The project is not connected.
     """
     store.projects.connected(project_id)
-    store.projects.set(project_id, pinned_version=None)
+    store.projects.pin(project_id, None)
     store.projects.bump(project_id)
 
 

@@ -73,6 +73,14 @@ def _reasons(connection: Connection) -> None:
         connection.execute(text("ALTER TABLE versions ADD COLUMN reason TEXT"))
 
 
+def _pinned_at(connection: Connection) -> None:
+    """When an admin had fixed a model version was not known."""
+    column = schema.projects.c.pinned_at
+    if column.name not in {known["name"] for known in inspect(connection).get_columns("projects")}:
+        kind = column.type.compile(connection.dialect)
+        connection.execute(text(f"ALTER TABLE projects ADD COLUMN {column.name} {kind}"))
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "first tables", schema.metadata.create_all),
     Migration(2, "test set, facts about images", schema.metadata.create_all),
@@ -81,6 +89,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(5, "insights", schema.metadata.create_all),
     Migration(6, "revisions of project settings", _revisions),
     Migration(7, "reasons of the gate", _reasons),
+    Migration(8, "moments of pins", _pinned_at),
 )
 
 

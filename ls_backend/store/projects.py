@@ -35,6 +35,7 @@ class Project:
         window_version: Version of the window in force in Label Studio.
         pending_version: Version being flipped to; set before and cleared after the call, so a crash between is seen.
         pinned_version: Model version an admin fixed; None for the latest promoted one.
+        pinned_at: When one was fixed or released last; None before the first time.
         synced_until: Everything Label Studio changed before this moment has been read.
         backend_id: Label Studio's id of the ML backend that points here.
     """
@@ -59,6 +60,7 @@ class Project:
     window_version: str | None
     pending_version: str | None
     pinned_version: str | None
+    pinned_at: datetime | None
     last_error: str | None
     updated_at: datetime
     reconciled_at: datetime | None
@@ -91,7 +93,6 @@ class ProjectChange(TypedDict, total=False):
     synced_until: datetime | None
     window_version: str | None
     pending_version: str | None
-    pinned_version: str | None
     last_error: str | None
     reconciled_at: datetime | None
     backend_id: int | None
@@ -216,6 +217,13 @@ class Projects:
         with self._database.read() as connection:
             rows = connection.execute(statement.order_by(events.c.generation.desc()).limit(limit)).mappings()
             return [Event(**row) for row in rows]
+
+    def pin(self, project_id: int, version_id: str | None) -> None:
+        """Fix the model version that serves, whatever retrains bring; None lets the latest promoted one serve."""
+        with self._database.write() as connection:
+            now = datetime.now(UTC)
+            values = {"pinned_version": version_id, "pinned_at": now, "updated_at": now}
+            connection.execute(update(projects).where(projects.c.id == project_id).values(values))
 
     def bump(self, project_id: int) -> int:
         """Want one more update.

@@ -119,6 +119,7 @@ projects = Table(
     Column("window_version", Text),
     Column("pending_version", Text),
     Column("pinned_version", Text),
+    Column("pinned_at", Utc),
     Column("synced_until", Utc),
     Column("reconciled_at", Utc),
     Column("updated_at", Utc, nullable=False),

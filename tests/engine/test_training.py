@@ -163,6 +163,22 @@ def test_a_pinned_version_ranks(make_lab):
     assert lab.window.version.startswith(f"{second}:")
 
 
+def test_a_version_that_was_trained_while_another_was_pinned_is_shown_once_that_is_released(make_lab):
+    lab = make_lab(16, labelled=5)
+    lab.settings(min_labels=4, preset="random")  # an order that knows no model: nothing but the release changes it
+    lab.update()
+    first = lab.serving.version_id
+    rollback(lab.context.store, lab.pid, to=first)
+    lab.update()
+    lab.label(*lab.tasks[5:8])
+    lab.update()
+    assert lab.window.version.startswith(f"{first}:")
+    release(lab.context.store, lab.pid)
+    lab.update()
+    assert lab.serving.version_id != first
+    assert lab.window.version.startswith(f"{lab.serving.version_id}:")
+
+
 def test_a_rollback_to_nothing_is_refused_with_what_there_is(make_lab):
     lab = make_lab(10, labelled=5)
     with pytest.raises(SettingsError, match="nothing to go back to"):

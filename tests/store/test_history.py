@@ -59,9 +59,9 @@ def test_the_latest_promoted_version_is_in_force(store, project, make_version):
 def test_a_pinned_version_is_in_force_whatever_its_state(store, project, make_version):
     store.versions.add(make_version(1, state="retired"))
     store.versions.add(make_version(2))
-    store.projects.set(project, pinned_version="al-1-0badcafe")
+    store.projects.pin(project, "al-1-0badcafe")
     assert store.versions.in_force(project).round == 1
-    store.projects.set(project, pinned_version="al-404-00000000")
+    store.projects.pin(project, "al-404-00000000")
     assert store.versions.in_force(project).round == 2, "a pin that points nowhere does not leave the project without"
 
 

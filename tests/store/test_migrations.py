@@ -95,6 +95,20 @@ def test_versions_from_before_the_reasons_of_the_gate_have_none(url, store, data
     again.dispose()
 
 
+def test_a_pin_from_before_its_moment_was_kept_stays(url, store, database):
+    store.projects.ensure(7)
+    store.projects.pin(7, "al-1-0badcafe")
+    with database.write() as connection:
+        connection.execute(text("ALTER TABLE projects DROP COLUMN pinned_at"))
+        connection.execute(text("DELETE FROM schema_version WHERE number > 7"))
+    again = Store(url)
+    found = again.projects.get(7)
+    assert (found.pinned_version, found.pinned_at) == ("al-1-0badcafe", None)
+    again.projects.pin(7, None)
+    assert again.projects.get(7).pinned_at is not None
+    again.dispose()
+
+
 def test_the_tables_in_the_database_are_those_in_the_code(database):
     migrate(database)
     for name, table in schema.metadata.tables.items():
