@@ -195,7 +195,8 @@ def _gate(context: Context, project: Project, candidate: Model, labelled: Labell
     worse = losses[0] - losses[1]
     error = float(worse.std(ddof=1) / np.sqrt(len(worse)))
     if float(worse.mean()) > max(error, 1e-3):
-        return f"log loss on {len(worse)} hold-out labels is {worse.mean():.3f} above {serving.version_id}"
+        where = "test set" if labelled.locked else "hold-out"
+        return f"log loss on {len(worse)} labels of the {where} is {worse.mean():.3f} above {serving.version_id}"
     return None
 
 

@@ -11,7 +11,7 @@ from ls_backend.store import DeepVersion, Store
 EVIL = "<script>alert(1)</script>"
 PAGE = "/ui/projects/7/models"
 FIRST, SECOND, REFUSED = "al-1-0123abcd", "al-2-0123abcd", "al-3-0123abcd"
-WHY = "log loss on 20 hold-out labels is 0.210 above al-2-0123abcd"
+WHY = "log loss on 20 labels of the hold-out is 0.210 above al-2-0123abcd"
 OURS = {"Sec-Fetch-Site": "same-origin"}
 
 
