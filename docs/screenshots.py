@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from flask import Flask
 from PIL import Image
@@ -28,7 +29,8 @@ from ls_backend.settings import Settings
 from ls_backend.web.app import create_app
 
 IMAGES = Path(__file__).resolve().parent / "images"
-SCHEMES = ("light", "dark")
+Scheme = Literal["light", "dark"]
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 LABEL_STUDIO = "label-studio"
 """Name of the picture of Label Studio itself, which is in one scheme only."""
 
@@ -179,8 +181,8 @@ def _go_to_a_task(page: Page) -> None:
     page.wait_for_load_state("networkidle")
 
 
-def _page(browser: Browser, url: str, scheme: str, act: Callable[[Page], None] | None) -> bytes:
-    with browser.new_context(color_scheme=scheme, viewport={"width": WIDTH_PX, "height": HEIGHT_PX}) as context:  # type: ignore[arg-type]
+def _page(browser: Browser, url: str, scheme: Scheme, act: Callable[[Page], None] | None) -> bytes:
+    with browser.new_context(color_scheme=scheme, viewport={"width": WIDTH_PX, "height": HEIGHT_PX}) as context:
         page = context.new_page()
         page.goto(url, wait_until="networkidle")
         if act is not None:

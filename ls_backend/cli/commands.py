@@ -97,10 +97,10 @@ def connect(
 
 def _wait_for_order(context: Context, project_id: int) -> None:
     """Show how many images or texts are read until a window is published; Ctrl-C leaves the work to the workers."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich import progress as bars  # noqa: PLC0415 - slow to import
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err) as progress:
+    counted, left = bars.MofNCompleteColumn(), bars.TimeRemainingColumn()
+    with bars.Progress(bars.TextColumn("{task.description}"), bars.BarColumn(), counted, left, console=err) as progress:
         bar = progress.add_task("reading tasks", total=None)
         while (record := context.project(project_id)).window_version is None:
             counts = context.store.tasks.counts(project_id)

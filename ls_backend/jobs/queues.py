@@ -169,11 +169,7 @@ class Queues(Sights):
 
     def kick_connect(self, project_id: int) -> bool:
         """Wake the connecting of a project; False when that waits or runs already."""
-        job_id = f"connect-{project_id}"
-        with self._talking():
-            if self._is_busy("connect", job_id):  # the look also frees an id that a Redis without data has left
-                return False
-        return self._enqueue("connect", job_id, (project_id,))
+        return self._enqueue_freed("connect", f"connect-{project_id}", (project_id,))
 
     def kick_insights(self, project_id: int) -> bool:
         """Wake the making of what people can see of embeddings and heads; False when one waits that will see it all."""
@@ -187,11 +183,7 @@ class Queues(Sights):
         """Wake a training that the records want; False when it waits or runs already, or failed and rests."""
         if self.resting("train", project_id):
             return False
-        job_id = f"train-{project_id}-{training_id}"
-        with self._talking():
-            if self._is_busy("train", job_id):  # the look also frees an id that a Redis without data has left
-                return False
-        return self._enqueue("train", job_id, (project_id, training_id))
+        return self._enqueue_freed("train", f"train-{project_id}-{training_id}", (project_id, training_id))
 
     def kick_judge(self, project_id: int, control: str) -> bool:
         """Wake a deep version to look at the pool; False when that waits or runs already, or failed and rests."""
@@ -210,11 +202,7 @@ class Queues(Sights):
 
     def kick_examine(self) -> bool:
         """Wake a look at every known trap, kept as problems; False when one waits or runs already."""
-        job_id = f"examine-{DEPLOYMENT}"
-        with self._talking():
-            if self._is_busy("examine", job_id):  # the look also frees an id that a Redis without data has left
-                return False
-        return self._enqueue("examine", job_id, ())
+        return self._enqueue_freed("examine", f"examine-{DEPLOYMENT}", ())
 
     def retry(self, kind: str, project_id: int) -> bool:
         """End the pause of failed work and wake it; what nobody waits for any more is only forgotten.
@@ -418,6 +406,13 @@ class Queues(Sights):
 
     def _enqueue_single(self, kind: str, project_id: int) -> bool:
         return any(self._enqueue(kind, f"{kind}-{project_id}-{slot}", (project_id,)) for slot in _SLOTS)
+
+    def _enqueue_freed(self, kind: str, job_id: str, args: tuple[object, ...]) -> bool:
+        """Enqueue what nothing else would wake again, also where a Redis without data has left the id."""
+        with self._talking():
+            if self._is_busy(kind, job_id):
+                return False
+        return self._enqueue(kind, job_id, args)
 
     def _enqueue(self, kind: str, job_id: str, args: tuple[object, ...], *, at_front: bool = False) -> bool:
         with self._talking():

@@ -1,4 +1,4 @@
-"""What the routes of the JSON API share."""
+"""What the routes of the JSON API share, and the pages with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ class ProjectPath(BaseModel):
 
 def project_of(store: Store, path: ProjectPath) -> Project:
     """Return the project of a path; answers 404 where it is not connected."""
-    project = store.projects.get(path.project_id)
+    return connected(store, path.project_id)
+
+
+def connected(store: Store, project_id: int) -> Project:
+    """Return a project; answers 404 where it is not connected."""
+    project = store.projects.get(project_id)
     if project is None:
-        abort(404, description=f"Project {path.project_id} is not connected to this backend.")
+        abort(404, description=f"Project {project_id} is not connected to this backend.")
     return project

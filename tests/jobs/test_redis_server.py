@@ -115,7 +115,8 @@ def test_a_server_that_is_about_to_end_is_waited_for(tmp_path):
         releasing.start()
         started = redis_server.start(tmp_path)
         releasing.join()
-    assert started.process is not None
+    assert started.process is not None  # a server of its own, not a client of the one that ended
+    assert redis_server.answers(started.url)
     started.stop()
 
 

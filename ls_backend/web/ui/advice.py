@@ -11,9 +11,10 @@ from werkzeug.wrappers import Response
 from ls_backend.errors import QueueError
 from ls_backend.jobs.queues import Queues
 from ls_backend.jobs.sights import JobSeen
+from ls_backend.web.answers import connected
 from ls_backend.web.protocol import Backend
 from ls_backend.web.ui import curve
-from ls_backend.web.ui.frame import page, project_of, task_url
+from ls_backend.web.ui.frame import page, task_url
 from ls_backend.web.ui.glance import glances
 
 ROWS_SHOWN = 50
@@ -36,7 +37,7 @@ def routes(door: Blueprint, backend: Backend) -> None:
 
     @door.get("/projects/<int:project_id>/advice")
     def advice(project_id: int) -> str:
-        found = project_of(store, project_id)
+        found = connected(store, project_id)
         made = store.insights.get(project_id, "advice")
         savings = store.insights.get(project_id, "savings")
         jobs, queue_error = _jobs(backend.queues, project_id)
@@ -59,13 +60,13 @@ def routes(door: Blueprint, backend: Backend) -> None:
 
     @door.post("/projects/<int:project_id>/advice")
     def renew_advice(project_id: int) -> Response:
-        project_of(store, project_id)
+        connected(store, project_id)
         backend.queues.kick_advice(project_id)
         return redirect(url_for("ui.advice", project_id=project_id), 303)
 
     @door.post("/projects/<int:project_id>/savings")
     def replay(project_id: int) -> Response:
-        project_of(store, project_id)
+        connected(store, project_id)
         backend.queues.kick_savings(project_id)
         return redirect(url_for("ui.advice", project_id=project_id), 303)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from flask import abort, render_template
+from flask import render_template
 
 from ls_backend import __version__
 from ls_backend.store import Project, Store
@@ -34,14 +34,6 @@ def page(template: str, **values: object) -> str:
         values: What the template shows.
     """
     return render_template(f"ui/{template}", version=__version__, now=datetime.now(UTC), **values)
-
-
-def project_of(store: Store, project_id: int) -> Project:
-    """Return a connected project; the page is "not found" without."""
-    found = store.projects.get(project_id)
-    if found is None:
-        abort(404, description=f"Project {project_id} is not connected to this backend.")
-    return found
 
 
 def titles(store: Store) -> dict[int, str | None]:

@@ -11,11 +11,12 @@ from werkzeug.wrappers import Response
 
 from ls_backend.engine.insights import BASIS
 from ls_backend.store import Project, Store
+from ls_backend.web.answers import connected
 from ls_backend.web.protocol import Backend
 from ls_backend.web.ui import charts, curve, glance
 from ls_backend.web.ui.charts import Histogram, Map, Reliability
 from ls_backend.web.ui.curve import Replayed
-from ls_backend.web.ui.frame import page, project_of, task_url
+from ls_backend.web.ui.frame import page, task_url
 
 NEXT_LISTED = 50
 """Tasks that the table beside the map lists."""
@@ -73,7 +74,7 @@ def routes(door: Blueprint, backend: Backend) -> None:
 
     @door.get("/projects/<int:project_id>/map")
     def project_map(project_id: int) -> str:
-        found = project_of(store, project_id)
+        found = connected(store, project_id)
         drawn = _map(store, found)
         ahead = [point.task_id for point in drawn.points["next"][:NEXT_LISTED]] if drawn else []
         looks = glance.glances(store, found, ahead)
@@ -89,7 +90,7 @@ def routes(door: Blueprint, backend: Backend) -> None:
 
     @door.post("/projects/<int:project_id>/insights")
     def renew_insights(project_id: int) -> Response:
-        project_of(store, project_id)
+        connected(store, project_id)
         backend.queues.kick_insights(project_id)
         return redirect(url_for("ui.project", project_id=project_id), 303)
 

@@ -6,8 +6,9 @@ from flask import Blueprint, redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from ls_backend.engine import rollback, versions
+from ls_backend.web.answers import connected
 from ls_backend.web.protocol import Backend
-from ls_backend.web.ui.frame import page, project_of
+from ls_backend.web.ui.frame import page
 
 VERSIONS_SHOWN = 100
 _SHARES = frozenset({"accuracy", "balanced_accuracy", "ece"})
@@ -19,7 +20,7 @@ def routes(door: Blueprint, backend: Backend) -> None:
 
     @door.get("/projects/<int:project_id>/models")
     def models(project_id: int) -> str:
-        found = project_of(store, project_id)
+        found = connected(store, project_id)
         listing = versions.listed(store, found, VERSIONS_SHOWN)
         first, second = request.args.get("a"), request.args.get("b")
         return page(
@@ -39,12 +40,12 @@ def routes(door: Blueprint, backend: Backend) -> None:
 
     @door.post("/projects/<int:project_id>/models/force")
     def force(project_id: int) -> Response:
-        rollback.rollback(store, project_of(store, project_id).id, request.form.get("version", ""))
+        rollback.rollback(store, connected(store, project_id).id, request.form.get("version", ""))
         return _done(project_id, "forced")
 
     @door.post("/projects/<int:project_id>/models/release")
     def release(project_id: int) -> Response:
-        rollback.release(store, project_of(store, project_id).id)
+        rollback.release(store, connected(store, project_id).id)
         return _done(project_id, "released")
 
     def _done(project_id: int, what: str) -> Response:

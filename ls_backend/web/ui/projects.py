@@ -12,9 +12,10 @@ from ls_backend.errors import QueueError, SettingsError
 from ls_backend.jobs import work
 from ls_backend.jobs.work import Standing
 from ls_backend.store import WindowRow
+from ls_backend.web.answers import connected
 from ls_backend.web.protocol import Backend
 from ls_backend.web.ui import curve, glance, insights
-from ls_backend.web.ui.frame import page, project_of, task_url
+from ls_backend.web.ui.frame import page, task_url
 
 QUEUE_SHOWN = 50
 _HIGHEST_NUMBER = 2**31 - 1  # of an id in Label Studio
@@ -60,7 +61,7 @@ def routes(door: Blueprint, backend: Backend) -> None:
 
     @door.get("/projects/<int:project_id>")
     def project(project_id: int) -> str:
-        found = project_of(store, project_id)
+        found = connected(store, project_id)
         points = progress.learning_curve(store, project_id)
         return page(
             "project.html",
@@ -75,7 +76,7 @@ def routes(door: Blueprint, backend: Backend) -> None:
 
     @door.get("/projects/<int:project_id>/queue")
     def queue(project_id: int) -> str:
-        found = project_of(store, project_id)
+        found = connected(store, project_id)
         version = found.window_version
         rows = store.windows.ahead(project_id, version, QUEUE_SHOWN) if version else []
         return page(

@@ -17,10 +17,11 @@ from ls_backend.errors import BackendError, QueueError, SettingsConflict, Settin
 from ls_backend.settings import ProjectSettings
 from ls_backend.store import Project, Revision
 from ls_backend.strategies import presets
+from ls_backend.web.answers import connected
 from ls_backend.web.protocol import Backend
 from ls_backend.web.settings import user
 from ls_backend.web.ui.form import Filled, Form, Reading
-from ls_backend.web.ui.frame import page, project_of, task_url
+from ls_backend.web.ui.frame import page, task_url
 
 EXPECTED, SHOWN = "_expected", "_shown"
 """What the form carries unseen: the revision it was made from, and the preset whose values it shows."""
@@ -92,27 +93,27 @@ def routes(door: Blueprint, backend: Backend) -> None:
 
     @door.get("/projects/<int:project_id>/settings")
     def settings(project_id: int) -> Response:
-        return _page(backend, project_of(store, project_id), notice=_notice())
+        return _page(backend, connected(store, project_id), notice=_notice())
 
     @door.post("/projects/<int:project_id>/settings")
     def save_settings(project_id: int) -> BaseResponse:
-        return _save(backend, project_of(store, project_id))
+        return _save(backend, connected(store, project_id))
 
     @door.post("/projects/<int:project_id>/settings/preset")
     def fill_settings(project_id: int) -> Response:
-        return _fill(backend, project_of(store, project_id))
+        return _fill(backend, connected(store, project_id))
 
     @door.post("/projects/<int:project_id>/settings/preview")
     def try_settings(project_id: int) -> Response:
-        return _try(backend, project_of(store, project_id))
+        return _try(backend, connected(store, project_id))
 
     @door.get("/projects/<int:project_id>/settings/preview/<token>")
     def settings_preview(project_id: int, token: str) -> Response:
-        return _preview(backend, project_of(store, project_id), token)
+        return _preview(backend, connected(store, project_id), token)
 
     @door.post("/projects/<int:project_id>/settings/undo")
     def undo_settings(project_id: int) -> BaseResponse:
-        return _undo(backend, project_of(store, project_id))
+        return _undo(backend, connected(store, project_id))
 
 
 def _save(backend: Backend, project: Project) -> BaseResponse:
