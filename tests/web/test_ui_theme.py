@@ -52,7 +52,7 @@ def test_another_tab_follows(server, browser):
         for page in (one, other):
             page.goto(f"http://127.0.0.1:{server.port}/ui/")
         one.get_by_role("button", name="Dark").click()
-        other.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+        other.locator("html[data-theme=dark]").wait_for(state="attached")
 
 
 def test_without_script_there_is_no_choice_that_does_nothing(server, browser):
